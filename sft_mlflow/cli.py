@@ -1,0 +1,156 @@
+"""The command line: options from `options.py`, errors as messages, exit codes.
+
+0: done; 1: data, server or trial; 2: options; 3: a promotion was refused; 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+
+from sft_mlflow import __version__
+from sft_mlflow.errors import SftError
+from sft_mlflow.options import (
+    CheckOptions,
+    FinetuneOptions,
+    Options,
+    PromoteOptions,
+    ReportOptions,
+    ScoreOptions,
+    flag,
+    parse,
+)
+
+REFUSED = 3
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Entry point of the console script and of `python -m sft_mlflow`."""
+    try:
+        code = _group.main(standalone_mode=False)
+    except SftError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; the same command with the study's name goes on", err=True)
+        sys.exit(INTERRUPTED)
+    sys.exit(code or 0)
+
+
+@click.group(
+    # `-P lr_min=...` of `mlflow run` arrives as `--lr_min`.
+    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
+    help="Supervised fine-tuning for computer vision, tracked by MLflow.",
+)
+@click.version_option(__version__, package_name="sft-mlflow")
+def _group() -> None:
+    """Group of all commands."""
+
+
+def _command(model: type[Options], run: Callable[[Any], int]) -> None:
+    """Add a command whose options are the fields of the model."""
+
+    def callback(**values: str | None) -> int:
+        return run(parse(model, {k: v for k, v in values.items() if v is not None}))
+
+    name = run.__name__.strip("_")
+    parameters: list[click.Parameter] = [
+        click.Option(
+            [flag(field), field],
+            metavar=_metavar(info.annotation),
+            required=False,
+            help=f"{info.description or ''}{_default(info.default)}",
+        )
+        for field, info in model.model_fields.items()
+    ]
+    _group.add_command(
+        click.Command(name, params=parameters, callback=callback, help=model.__doc__)
+    )
+
+
+def _metavar(annotation: Any) -> str:
+    """How a type looks in the help: its choices, or what to write."""
+    if get_origin(annotation) is Literal:
+        return "|".join(str(choice) for choice in get_args(annotation) if choice != "")
+    if get_origin(annotation) in (Union, UnionType):
+        return _metavar(get_args(annotation)[0])
+    return {int: "INTEGER", float: "NUMBER", bool: "on|off"}.get(annotation, "TEXT")
+
+
+def _default(value: object) -> str:
+    if value in (None, "") or repr(value) == "PydanticUndefined":
+        return ""
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    return f" [default: {'off' if value is False else shown}]"
+
+
+# Commands are imported when they run: `--help` should not wait for torch.
+
+
+def _finetune(options: FinetuneOptions) -> int:
+    from sft_mlflow.commands import finetune
+    from sft_mlflow.display import display
+
+    with display() as observer:
+        done = finetune(options, observer)
+    click.echo("\n".join(done.lines))
+    return 0 if done.report.best is not None else 1
+
+
+def _check(options: CheckOptions) -> int:
+    from sft_mlflow.commands import check
+    from sft_mlflow.display import display
+
+    with display() as observer:
+        found = check(options, observer)
+    click.echo("\n".join(found.lines()))
+    return 0
+
+
+def _promote(options: PromoteOptions) -> int:
+    from sft_mlflow.commands import promote
+    from sft_mlflow.commands.wording import decision_lines
+    from sft_mlflow.display import display
+
+    with display() as observer:
+        decision = promote(options, observer)
+    click.echo("\n".join(decision_lines(decision)))
+    return REFUSED if decision.outcome == "refused" else 0
+
+
+def _score(options: ScoreOptions) -> int:
+    from sft_mlflow.commands import score
+    from sft_mlflow.display import display
+
+    with display() as observer:
+        ended = score(options, observer)
+    if ended.already_there:
+        click.echo(f"{ended.output}: already holds these {ended.total} images; nothing to do.")
+        return 0
+    click.echo(
+        f"{ended.output}: {ended.total} images, {ended.errors} unreadable; {ended.scored} scored "
+        f"now, {ended.images_per_second:.0f} images/s"
+    )
+    return 0
+
+
+def _report(options: ReportOptions) -> int:
+    from sft_mlflow.commands import report
+
+    click.echo(f"{report(options)}")
+    return 0
+
+
+_command(FinetuneOptions, _finetune)
+_command(CheckOptions, _check)
+_command(PromoteOptions, _promote)
+_command(ScoreOptions, _score)
+_command(ReportOptions, _report)

@@ -1,0 +1,28 @@
+"""`report`: a study's report once more, as a file."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from pathlib import Path
+
+from sft_mlflow.commands.surroundings import home
+from sft_mlflow.errors import OptionsError
+from sft_mlflow.options import ReportOptions
+
+
+def report(options: ReportOptions) -> Path:
+    """Path of the copy of the report that the study wrote when it ended."""
+    studies = home() / "studies"
+    source = studies / options.study / "report.html"
+    if not source.exists():
+        known = sorted(path.parent.name for path in studies.glob("*/report.html"))
+        near = difflib.get_close_matches(options.study, known, n=3, cutoff=0.4) or known[-3:]
+        raise OptionsError(
+            f"--study {options.study!r}: no study of that name has a report here. "
+            f"There are: {', '.join(near) or 'none'}."
+        )
+    target = Path(options.output)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, target)
+    return target

@@ -1,0 +1,197 @@
+"""The plain tables of a study's report, gathered from everything that took part."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sft_mlflow import __version__
+from sft_mlflow.commands.surroundings import command_line
+from sft_mlflow.data.loading import Loaded
+from sft_mlflow.data.manifest import SPLITS, Manifest, Sample
+from sft_mlflow.options import FinetuneOptions, PromoteOptions, ScoreOptions, parse
+from sft_mlflow.report.pictures import thumbnail
+from sft_mlflow.report.tables import (
+    Calibration,
+    DataTable,
+    Interval,
+    NextStep,
+    Picture,
+    Prediction,
+    StudyReport,
+    TestFigures,
+    TrialRow,
+)
+from sft_mlflow.search.study import Row
+from sft_mlflow.tasks.classification import metrics
+from sft_mlflow.tasks.classification.predictor import Predictor
+from sft_mlflow.tracking.held_out import probabilities
+from sft_mlflow.training.prepare import Prepared
+
+PICTURES = 12
+_LIBRARIES = ("mlflow", "optuna", "torch", "torchvision", "timm")
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What is known when a study is over."""
+
+    options: FinetuneOptions
+    loaded: Loaded
+    objective: str
+    objective_reason: str
+    prepared: Mapping[str, Prepared]
+    rows: tuple[Row, ...]
+    importance: Mapping[str, float]
+    best: Row | None
+    test: TestFigures | None
+    model_name: str
+    version: str | None
+    model_id: str | None
+    command: str
+    page: str
+    seconds: float
+    refused: tuple[str, ...]
+
+
+def test_figures(manifest: Manifest, folder: Path, device: str, seed: int) -> TestFigures:
+    """What the model of the folder makes of the test side, each file read as scoring reads it."""
+    samples = manifest.side("test")
+    predictor = Predictor.load(folder, device)
+    index = {name: i for i, name in enumerate(manifest.classes)}
+    truth = np.array([index[s.label] for s in samples], np.int64)
+    found = probabilities(predictor, samples)
+    temperature = predictor.config.temperature
+    # Scaling the logarithms back gives the probabilities as they were before calibration.
+    raw = np.exp(temperature * np.log(np.clip(found, 1e-300, None)))
+    before = raw / raw.sum(axis=1, keepdims=True)
+    figures = {
+        name: Interval(
+            metric(found, truth), *metrics.bootstrap_interval(metric, found, truth, seed=seed)
+        )
+        for name, metric in (("accuracy", metrics.accuracy), ("macro_f1", metrics.macro_f1))
+    }
+    worst, typical = _pictures(manifest, samples, found, truth)
+    return TestFigures(
+        images=len(samples),
+        figures=figures,
+        per_class=metrics.per_class(found, truth, manifest.classes),
+        confusion=metrics.confusion(found, truth, manifest.classes),
+        calibration=Calibration(
+            temperature=temperature,
+            ece_before=metrics.expected_calibration_error(before, truth),
+            ece_after=metrics.expected_calibration_error(found, truth),
+            before=metrics.reliability(before, truth),
+            after=metrics.reliability(found, truth),
+        ),
+        worst=worst,
+        typical=typical,
+    )
+
+
+def study_report(closing: Closing) -> StudyReport:
+    """Everything that the report says, in plain tables."""
+    manifest = closing.loaded.manifest
+    best = closing.best
+    return StudyReport(
+        title=f"Study {closing.options.study}",
+        model=_model(closing),
+        next_steps=_next_steps(closing),
+        command=closing.command,
+        versions={
+            "sft-mlflow": __version__,
+            **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+        },
+        data=DataTable(
+            name=manifest.name,
+            uri=manifest.uri,
+            digest=manifest.digest,
+            counts={split: len(manifest.side(split)) for split in SPLITS},
+            classes=len(manifest.classes),
+        ),
+        check=closing.loaded.report.to_dict(),
+        objective=closing.objective,
+        objective_reason=closing.objective_reason,
+        trials=tuple(_trial_row(row, closing) for row in closing.rows),
+        importance=closing.importance,
+        best=best.number if best else None,
+        test=closing.test,
+        seconds=closing.seconds,
+        notes=tuple(f"the tracking server refused {what}" for what in closing.refused),
+    )
+
+
+def _trial_row(row: Row, closing: Closing) -> TrialRow:
+    return TrialRow(
+        number=row.number,
+        state=row.state,
+        value=row.value,
+        source=row.plan.source,
+        depth=row.plan.depth,
+        full_depth=closing.prepared[row.plan.source].full_depth,
+        lr=row.plan.lr,
+        epochs_done=max(row.values, default=0),
+        seconds=row.seconds,
+        reason=row.reason,
+    )
+
+
+def _model(closing: Closing) -> str | None:
+    if closing.version is not None:
+        return f"models:/{closing.model_name}/{closing.version} (alias challenger)"
+    return f"models:/{closing.model_id}" if closing.model_id else None
+
+
+def _next_steps(closing: Closing) -> tuple[NextStep, ...]:
+    see = NextStep("See the study", closing.page)
+    if closing.model_id is None:
+        return (see,)
+    # The registered best is the challenger, which `promote` takes by itself.
+    model = "" if closing.version is not None else f"models:/{closing.model_id}"
+    promoted = f"models:/{closing.model_name}@champion"
+    promote = parse(PromoteOptions, {"model_name": closing.model_name, "model": model})
+    score = parse(ScoreOptions, {"model": promoted, "input": "FOLDER", "output": "scores.parquet"})
+    return (
+        see,
+        NextStep("Promote it to champion", command_line("promote", promote)),
+        NextStep("Then score your images with it", command_line("score", score)),
+    )
+
+
+def _pictures(
+    manifest: Manifest,
+    samples: tuple[Sample, ...],
+    found: NDArray[np.float64],
+    truth: NDArray[np.int64],
+) -> tuple[tuple[Picture, ...], tuple[Picture, ...]]:
+    """The mistakes that the model was most sure of, and for each class its most typical hit."""
+    predicted = found.argmax(axis=1)
+    sure = found.max(axis=1)
+    wrong = np.flatnonzero(predicted != truth)
+    worst = wrong[np.argsort(-sure[wrong])][:PICTURES]
+    typical = []
+    for label in range(len(manifest.classes)):
+        hits = np.flatnonzero((predicted == truth) & (truth == label))
+        if len(hits):
+            # The median, since the surest hit is rarely what the class looks like.
+            typical.append(hits[np.argsort(sure[hits])][len(hits) // 2])
+
+    def picture(at: int) -> Picture:
+        sample = samples[at]
+        return Picture(
+            Prediction(
+                path=f"{sample.path.parent.name}/{sample.path.name}",
+                truth=sample.label,
+                predicted=manifest.classes[predicted[at]],
+                probability=float(sure[at]),
+                truth_probability=float(found[at, truth[at]]),
+            ),
+            thumbnail(sample.path),
+        )
+
+    return tuple(map(picture, worst)), tuple(map(picture, typical[:PICTURES]))

@@ -1,0 +1,50 @@
+"""Where a command runs: its folders, its tracking server, and how it was called."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import platformdirs
+
+from sft_mlflow.options import Options, flag
+
+# Everything that outlives a command: studies, data sets that were written or downloaded, models.
+HOME = "SFT_MLFLOW_HOME"
+
+
+def home() -> Path:
+    """Folder for studies, data sets and fetched models: SFT_MLFLOW_HOME, or the user's own."""
+    given = os.environ.get(HOME)
+    return Path(given).expanduser() if given else platformdirs.user_data_path("sft_mlflow")
+
+
+def quieten_mlflow() -> None:
+    """Leave the waiting for a server to the outbox, and the screen to our own progress."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def under_mlflow_run() -> bool:
+    """Whether `mlflow run` started this process."""
+    return "MLFLOW_RUN_ID" in os.environ
+
+
+def command_line(command: str, options: Options) -> str:
+    """The command that gives these options, only those that differ from the defaults."""
+    defaults = type(options).model_construct().as_text()
+    given = {k: v for k, v in options.as_text().items() if defaults.get(k) != v}
+    if under_mlflow_run():
+        entry = [] if command == "finetune" else ["-e", command]
+        # An environment that MLflow built for the project is rebuilt from its cache by default.
+        local = [] if ".mlflow" in sys.prefix else ["--env-manager", "local"]
+        pairs = [f"{k.rstrip('_')}={v}" for k, v in given.items()]
+        parameters = [word for pair in pairs for word in ("-P", pair)]
+        return shlex.join(["mlflow", "run", ".", *entry, *local, *parameters])
+    words = [word for k, v in given.items() for word in (flag(k), v)]
+    return shlex.join(["sft-mlflow", command, *words])

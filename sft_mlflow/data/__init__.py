@@ -1,0 +1,1 @@
+"""From a URI to a manifest and to pixels: readers, scan, split, checks, images, pixel tables."""

@@ -1,0 +1,167 @@
+"""From a URI to a checked manifest, and manifests as files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sft_mlflow.data.checks import CheckReport, check, covering_seed
+from sft_mlflow.data.images import ProblemKind
+from sft_mlflow.data.manifest import SPLITS, Manifest, Sample
+from sft_mlflow.data.readers import Listing, read
+from sft_mlflow.data.scan import FileFacts, Progress, scan
+from sft_mlflow.data.splitting import assign
+from sft_mlflow.errors import DataError
+
+_SHOWN_BROKEN = 10
+
+_SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "label", "split", "group", "digest")])
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenFile:
+    """A listed file that gives no pixels, and why."""
+
+    path: Path
+    label: str
+    kind: ProblemKind
+    reason: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A manifest that can be trained on, the report on it, and the files it had to do without.
+
+    shorter_side: the median over the images, in pixels.
+    """
+
+    manifest: Manifest
+    report: CheckReport
+    broken: tuple[BrokenFile, ...]
+    shorter_side: float
+
+
+def load_manifest(
+    uri: str,
+    *,
+    seed: int = 0,
+    cache: Path,
+    broken: Literal["skip", "error"] = "skip",
+    progress: Progress | None = None,
+) -> Loaded:
+    """The checked manifest of a folder, a table (a saved manifest, too) or a named data set.
+
+    seed: of the sides that the source does not give; cache: folder for data sets that are written
+    or downloaded; broken: leave such files out and list them, or make them an error; progress:
+    called with (files read, files in all).
+    Raises OptionsError for an unknown URI and DataError where fewer than two classes or an empty
+    side would be left.
+    """
+    listing = read(uri, cache=cache)
+    facts = scan([entry.path for entry in listing.entries], progress=progress)
+    files = tuple(
+        BrokenFile(entry.path, entry.label, fact.problem.kind, fact.problem.reason)
+        for entry, fact in zip(listing.entries, facts, strict=True)
+        if fact.problem is not None
+    )
+    if files and broken == "error":
+        raise DataError(_broken_message(listing, files))
+    samples = assign(listing, facts, seed=seed)
+    classes = tuple(sorted({sample.label for sample in samples}))
+    manifest = Manifest(listing.name, listing.uri, samples, classes)
+    _require_trainable(manifest, listing, facts, files)
+    shorter_side = median(min(fact.width, fact.height) for fact in facts if fact.problem is None)
+    return Loaded(manifest, check(listing, facts, manifest), files, shorter_side)
+
+
+def save_manifest(manifest: Manifest, path: Path) -> None:
+    """Writes the manifest as Parquet: path, label, split, group, digest, one row a sample.
+
+    Name, URI and classes are in the schema's metadata. The file appears whole or not at all.
+    """
+    metadata = {"name": manifest.name, "uri": manifest.uri, "classes": json.dumps(manifest.classes)}
+    rows = [
+        {
+            "path": str(sample.path),
+            "label": sample.label,
+            "split": sample.split,
+            "group": sample.group,
+            "digest": sample.digest,
+        }
+        for sample in manifest.samples
+    ]
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata(metadata))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    pq.write_table(table, partial)
+    partial.replace(path)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The saved manifest, as it was; its image files are not looked at. Raises DataError."""
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: no saved manifest can be read there ({error}).") from error
+    metadata = table.schema.metadata or {}
+    if b"classes" not in metadata or not set(_SCHEMA.names) <= set(table.column_names):
+        raise DataError(
+            f"{path}: a Parquet file, but no saved manifest. As a table of paths and labels it "
+            "is read by giving it as data."
+        )
+    samples = tuple(
+        Sample(Path(row["path"]), row["label"], row["digest"], row["split"], row["group"])
+        for row in table.select(_SCHEMA.names).to_pylist()
+    )
+    return Manifest(
+        name=metadata[b"name"].decode(),
+        uri=metadata[b"uri"].decode(),
+        samples=samples,
+        classes=tuple(json.loads(metadata[b"classes"])),
+    )
+
+
+def _broken_message(listing: Listing, files: tuple[BrokenFile, ...]) -> str:
+    shown = [f"  {file.path}: {file.reason}" for file in files[:_SHOWN_BROKEN]]
+    if len(files) > _SHOWN_BROKEN:
+        shown.append(f"  … and {len(files) - _SHOWN_BROKEN} more")
+    return "\n".join(
+        (
+            f"{listing.uri}: {len(files)} of {len(listing.entries)} files are broken:",
+            *shown,
+            "Repair or delete them, or let them be left out (broken=skip).",
+        )
+    )
+
+
+def _require_trainable(
+    manifest: Manifest,
+    listing: Listing,
+    facts: tuple[FileFacts, ...],
+    files: tuple[BrokenFile, ...],
+) -> None:
+    if len(manifest.classes) < 2:
+        because = f" First broken file: {files[0].path}: {files[0].reason}." if files else ""
+        raise DataError(
+            f"{listing.uri}: of {len(listing.entries)} files in "
+            f"{len({entry.label for entry in listing.entries})} classes, "
+            f"{len(manifest.samples)} usable ones in {len(manifest.classes)} are left; "
+            f"{len(files)} are broken. At least two classes are needed.{because}"
+        )
+    empty = [split for split in SPLITS if not manifest.side(split)]
+    if not empty:
+        return
+    seed = covering_seed(listing, facts)
+    remedy = "add images, or give a split with all three sides"
+    if seed is not None:
+        remedy = f"add images, give a split, or use seed={seed}, which leaves no side empty"
+    raise DataError(
+        f"{listing.uri}: no image is left on {' and '.join(empty)} "
+        f"({len(manifest.samples)} usable images); {remedy}."
+    )

@@ -1,0 +1,92 @@
+"""Class folders, with or without train, valid and test folders above them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sft_mlflow.data.manifest import Split
+from sft_mlflow.data.readers.listing import SPLIT_WORDS, Entry, Listing
+from sft_mlflow.errors import DataError
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif")
+)
+# Left by file managers and archivers in any folder; never what someone meant as an image.
+_CLUTTER = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r"))
+
+
+def accepts(uri: str) -> bool:
+    """Whether the URI is a folder."""
+    return Path(uri).expanduser().is_dir()
+
+
+def read(uri: str, *, cache: Path) -> Listing:
+    """The files below each class folder, by path; a class is the name of its folder.
+
+    Folders named train, valid (val, validation), test are sides of the split if all folders at
+    the top are such, train among them. Every file in a class folder is listed whatever its name,
+    so that a file which is no image is reported; hidden files and the clutter of file managers
+    are not. cache is not used.
+    Raises DataError where split folders and others stand side by side.
+    """
+    del cache
+    root = Path(uri).expanduser().resolve()
+    top = _folders(root)
+    sides = {path: SPLIT_WORDS[path.name.lower()] for path in top if _is_side(path)}
+    split_layout = len(sides) == len(top) and "train" in sides.values()
+    if not split_layout and "train" in sides.values() and len(sides) > 1:
+        others = ", ".join(repr(path.name) for path in top if path not in sides)
+        raise DataError(
+            f"{root}: has split folders ({', '.join(repr(p.name) for p in sides)}) and others "
+            f"({others}) side by side. Move one kind away, or list the files in a CSV table."
+        )
+    entries: list[Entry] = []
+    strays = _loose_images(root)
+    for above, split in sides.items() if split_layout else [(root, None)]:
+        if split_layout:
+            strays += _loose_images(above)
+        entries += _class_entries(above, split)
+    return Listing(root.name, str(root), tuple(entries), tuple(strays))
+
+
+def _is_side(path: Path) -> bool:
+    return path.name.lower() in SPLIT_WORDS
+
+
+def _class_entries(above: Path, split: Split | None) -> Iterator[Entry]:
+    for class_folder in _folders(above):
+        for path in _files_below(class_folder):
+            yield Entry(path, class_folder.name, split)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    found = []
+    # A link that points upwards would otherwise be walked for ever.
+    walked = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in walked:
+            folders.clear()
+            continue
+        walked.add(real)
+        folders[:] = [name for name in folders if not _ignored(name)]
+        found += [Path(parent, name) for name in files if not _ignored(name)]
+    return sorted(found)
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not _ignored(path.name))
+
+
+def _loose_images(parent: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in parent.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not _ignored(path.name)
+    )
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _CLUTTER

@@ -1,0 +1,129 @@
+"""Which side of the split each image stands on, by a hash of its content or group.
+
+A sample's side depends on (seed, its group or else its content) and on nothing else, so it keeps
+its side when data are added, removed, moved or relabelled. The price is that sides are not
+stratified exactly: each class is divided like independent draws with the fractions as
+probabilities, and a small class may miss a side, which `check` reports together with a seed that
+covers every class. Quotas per class would move samples from test to train when data are added,
+and with them every figure that was measured before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from sft_mlflow.data.manifest import SPLITS, Sample, Split
+from sft_mlflow.data.readers.listing import Listing
+from sft_mlflow.data.scan import FileFacts
+
+VALID_FRACTION = 0.15
+TEST_FRACTION = 0.15
+
+# An image with two copies on different sides stays on the side that judges.
+_PRECEDENCE: tuple[Split, ...] = ("test", "valid", "train")
+
+
+def assign(listing: Listing, facts: Sequence[FileFacts], *, seed: int) -> tuple[Sample, ...]:
+    """The usable samples with their sides, in listing order.
+
+    facts: one an entry, in the same order. Left out are broken files, all copies of content that
+    carries several labels, and copies that a given split puts on a second side: test keeps its
+    copy before valid, valid before train.
+    Given sides are respected. A side that no entry is given is drawn from train, whole units at a
+    time: a unit is what shares a group or content, directly or through others. An entry without a
+    side joins the given side of its unit, and else counts as train.
+    """
+    conflicting = conflicting_digests(listing, facts)
+    usable = [
+        number
+        for number, fact in enumerate(facts)
+        if fact.problem is None and fact.digest not in conflicting
+    ]
+    entries = [listing.entries[number] for number in usable]
+    digests = [facts[number].digest for number in usable]
+    units = _units(digests, [entry.group for entry in entries])
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, unit in enumerate(units):
+        members[unit].append(index)
+
+    missing = missing_sides(listing)
+    sides: list[Split] = ["train"] * len(usable)
+    for indices in members.values():
+        given = {entries[index].split for index in indices} - {None}
+        if given <= {"train"}:
+            groups = [group for index in indices if (group := entries[index].group) is not None]
+            key = f"group {min(groups)}" if groups else f"content {digests[indices[0]]}"
+            drawn = _draw(seed, key, missing)
+            for index in indices:
+                sides[index] = drawn
+        else:
+            joined = next(side for side in _PRECEDENCE if side in given)
+            for index in indices:
+                sides[index] = entries[index].split or joined
+
+    keeps: dict[str, Split] = {}
+    for digest, side in zip(digests, sides, strict=True):
+        keeps[digest] = min(keeps.get(digest, side), side, key=_PRECEDENCE.index)
+    return tuple(
+        Sample(entry.path, entry.label, digest, side, entry.group)
+        for entry, digest, side in zip(entries, digests, sides, strict=True)
+        if keeps[digest] == side
+    )
+
+
+def missing_sides(listing: Listing) -> tuple[Split, ...]:
+    """The sides among valid and test that no entry is given, which are drawn from train."""
+    given = {entry.split for entry in listing.entries}
+    return tuple(side for side in SPLITS if side != "train" and side not in given)
+
+
+def conflicting_digests(listing: Listing, facts: Sequence[FileFacts]) -> frozenset[str]:
+    """Digests of readable content that stands under several labels."""
+    labels: dict[str, set[str]] = defaultdict(set)
+    for entry, fact in zip(listing.entries, facts, strict=True):
+        if fact.problem is None:
+            labels[fact.digest].add(entry.label)
+    return frozenset(digest for digest, found in labels.items() if len(found) > 1)
+
+
+def units_per_class(samples: Sequence[Sample]) -> dict[str, int]:
+    """How many units, which no split divides, hold samples of each class."""
+    units = _units([s.digest for s in samples], [s.group for s in samples])
+    found: dict[str, set[int]] = defaultdict(set)
+    for sample, unit in zip(samples, units, strict=True):
+        found[sample.label].add(unit)
+    return {label: len(members) for label, members in found.items()}
+
+
+def _units(digests: Sequence[str], groups: Sequence[str | None]) -> list[int]:
+    """The number of the unit of each sample: a connected part of the graph content - group."""
+    nodes: dict[tuple[str, str], int] = {}
+    own = [nodes.setdefault(("content", digest), len(nodes)) for digest in digests]
+    edges = [
+        (node, nodes.setdefault(("group", group), len(nodes)))
+        for node, group in zip(own, groups, strict=True)
+        if group is not None
+    ]
+    if not edges:
+        return own
+    start, end = np.array(edges).T
+    graph = coo_array((np.ones(len(edges)), (start, end)), shape=(len(nodes), len(nodes)))
+    part = connected_components(graph, directed=False)[1]
+    return [int(part[node]) for node in own]
+
+
+def _draw(seed: int, key: str, missing: Sequence[Split]) -> Split:
+    """The side of one unit. Each side owns a fixed interval, whether or not it is missing."""
+    hashed = hashlib.sha256(f"{seed} {key}".encode()).digest()
+    position = int.from_bytes(hashed[:8], "big") / 2**64
+    if position < TEST_FRACTION:
+        return "test" if "test" in missing else "train"
+    if position < TEST_FRACTION + VALID_FRACTION:
+        return "valid" if "valid" in missing else "train"
+    return "train"

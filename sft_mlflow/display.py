@@ -1,0 +1,208 @@
+"""What a person sees while a command works: bars in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from sft_mlflow.commands.observer import CommandEvent, Notice, Observer, Progress, StudyBegun
+from sft_mlflow.scoring.score import BatchScored, ScoreEnded, ScoreStarted
+from sft_mlflow.search.events import TrialEnded, TrialEvent, TrialStarted
+from sft_mlflow.training.events import EpochEnded, StepEnded
+
+# Between two plain lines about the same piece of work.
+LINE_SECONDS = 10.0
+
+
+@contextmanager
+def display() -> Iterator[Observer]:
+    """An observer that shows events on the terminal, or as lines where there is none."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+    )
+    with bars:
+        yield _Bars(bars)
+
+
+class _Words:
+    """The sentences that both kinds of display say, and the little that they must remember."""
+
+    def __init__(self) -> None:
+        self._study: StudyBegun | None = None
+        self._best: tuple[float, int] | None = None
+        self._ended = 0
+        self._shown: dict[int, TrialStarted] = {}
+
+    def study(self, event: StudyBegun) -> str:
+        self._study = event
+        wanted = (
+            "trials until the budget ends" if event.trials is None else f"{event.trials} trials"
+        )
+        return f"{wanted} of up to {event.epochs} epochs"
+
+    def started(self, event: TrialStarted) -> str:
+        self._shown[event.number] = event
+        recipe = event.recipe
+        what = "linear probe" if recipe.is_probe else f"depth {recipe.depth}"
+        rate = "" if recipe.lr is None else f", lr {recipe.lr:.2g}"
+        again = f", attempt {event.attempt}" if event.attempt > 1 else ""
+        return f"trial {event.number}: {what}{rate}{again}"
+
+    def epoch(self, number: int, event: EpochEnded) -> str:
+        loss = event.metrics.get("train/loss")
+        trained = "start" if loss is None else f"epoch {event.epoch}, loss {loss:.3f}"
+        return f"trial {number}: {trained}, {self._objective} {event.value:.4f}{self.remaining()}"
+
+    def ended(self, event: TrialEnded) -> str:
+        self._ended += 1
+        self._shown.pop(event.number, None)
+        if event.state == "COMPLETE" and event.value is not None:
+            self._best = max(
+                self._best or (event.value, -event.number), (event.value, -event.number)
+            )
+        value = "" if event.value is None else f", {self._objective} {event.value:.4f}"
+        reason = f" ({event.reason})" if event.reason else ""
+        return (
+            f"trial {event.number}: {event.state.lower()}{value} in {event.seconds:.0f} s{reason}"
+            f"{self.best()}"
+        )
+
+    def best(self) -> str:
+        if self._best is None:
+            return ""
+        return f"; best {self._best[0]:.4f} in trial {-self._best[1]}"
+
+    def remaining(self) -> str:
+        if self._study is None or self._study.deadline is None:
+            return ""
+        left = max(0.0, self._study.deadline - time.monotonic())
+        return f", {left / 60:.1f} min left"
+
+    def scored(self, event: BatchScored) -> str:
+        errors = f", {event.errors} unreadable" if event.errors else ""
+        return f"{event.images_per_second:.0f} images/s{errors}"
+
+    @property
+    def _objective(self) -> str:
+        return self._study.objective if self._study else "value"
+
+
+class _Lines:
+    """Plain lines on standard error; long work says now and then how far it is."""
+
+    def __init__(self) -> None:
+        self._words = _Words()
+        self._last = 0.0
+
+    def __call__(self, event: CommandEvent) -> None:
+        line = self._line(event)
+        if line is not None:
+            print(line, file=sys.stderr, flush=True)
+
+    def _line(self, event: CommandEvent) -> str | None:
+        words = self._words
+        if isinstance(event, Notice):
+            return event.text
+        if isinstance(event, StudyBegun):
+            return words.study(event)
+        if isinstance(event, TrialStarted):
+            return words.started(event)
+        if isinstance(event, TrialEnded):
+            return words.ended(event)
+        if isinstance(event, TrialEvent) and isinstance(event.event, EpochEnded):
+            return words.epoch(event.number, event.event)
+        return self._now_and_then(event)
+
+    def _now_and_then(self, event: CommandEvent) -> str | None:
+        line = None
+        if isinstance(event, Progress):
+            line = f"{event.what}: {event.done} of {event.total}"
+        elif isinstance(event, BatchScored):
+            line = f"Scored {event.done} of {event.total}, {self._words.scored(event)}"
+        elif isinstance(event, TrialEvent) and isinstance(event.event, StepEnded):
+            step = event.event
+            line = f"trial {event.number}: epoch {step.epoch}, step {step.step} of {step.steps}"
+        if line is None or time.monotonic() - self._last < LINE_SECONDS:
+            return None
+        self._last = time.monotonic()
+        return line
+
+
+class _Bars:
+    """A bar for the study, one for each running trial, and lines above them for what is over."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._words = _Words()
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, event: CommandEvent) -> None:
+        words, bars = self._words, self._bars
+        if isinstance(event, Notice):
+            bars.console.print(event.text, markup=False)
+        elif isinstance(event, Progress):
+            self._show(event.what, event.what, event.done, event.total)
+            if event.done == event.total:
+                self._hide(event.what)
+        elif isinstance(event, StudyBegun):
+            bars.console.print(words.study(event), markup=False)
+            self._show("study", "trials", 0, event.trials)
+        elif isinstance(event, TrialStarted):
+            total = None if event.recipe.is_probe else event.recipe.epochs
+            self._show(f"trial {event.number}", words.started(event), 0, total)
+        elif isinstance(event, TrialEnded):
+            self._hide(f"trial {event.number}")
+            bars.console.print(words.ended(event), markup=False)
+            self._advance("study")
+        elif isinstance(event, TrialEvent):
+            self._trial(event)
+        elif isinstance(event, ScoreStarted):
+            self._show("score", "images", event.done, event.total)
+        elif isinstance(event, BatchScored):
+            self._show("score", "images", event.done, event.total, words.scored(event))
+        elif isinstance(event, ScoreEnded):
+            self._hide("score")
+
+    def _trial(self, event: TrialEvent) -> None:
+        key = f"trial {event.number}"
+        inner = event.event
+        if isinstance(inner, StepEnded):
+            done = inner.epoch - 1 + inner.step / inner.steps
+            self._update(key, done, f"step {inner.step}/{inner.steps}")
+        elif isinstance(inner, EpochEnded):
+            self._update(key, inner.epoch, self._words.epoch(event.number, inner))
+        self._note("study", f"{self._words.best().removeprefix('; ')}{self._words.remaining()}")
+
+    def _show(self, key: str, what: str, done: float, total: float | None, note: str = "") -> None:
+        if key not in self._tasks:
+            self._tasks[key] = self._bars.add_task(what, total=total, note=note)
+        self._update(key, done, note)
+
+    def _update(self, key: str, done: float, note: str) -> None:
+        self._bars.update(self._tasks[key], completed=round(done, 2), note=note)
+
+    def _note(self, key: str, note: str) -> None:
+        self._bars.update(self._tasks[key], note=note)
+
+    def _advance(self, key: str) -> None:
+        self._bars.advance(self._tasks[key])
+
+    def _hide(self, key: str) -> None:
+        if key in self._tasks:
+            self._bars.remove_task(self._tasks.pop(key))

@@ -1,0 +1,37 @@
+"""The exception tree, split by who can act on the error.
+
+    SftError
+    ├── OptionsError     the command line or API call is wrong: change the call
+    ├── DataError        images, labels or weight files are wrong: change the files
+    ├── TrialError       one trial cannot go on (a NaN loss): the study goes on without it
+    └── TrackingError    MLflow or the study's storage refuses: look at the server
+
+Only the command line turns these into an exit code and a message without a traceback.
+A bug keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class SftError(Exception):
+    """Root of every error that a user can act on."""
+
+    exit_code = 1
+
+
+class OptionsError(SftError):
+    """The options are wrong, alone or together; the message lists every problem found."""
+
+    exit_code = 2
+
+
+class DataError(SftError):
+    """Images, labels, tables or weight files are missing, broken or contradictory."""
+
+
+class TrialError(SftError):
+    """A single trial cannot go on; the study can."""
+
+
+class TrackingError(SftError):
+    """MLflow or the study's storage does not hold or accept what is needed."""

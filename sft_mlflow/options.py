@@ -1,0 +1,238 @@
+"""Every option of every command, once: type, bounds, default and description.
+
+The command line, the Python API and the logged parameters all come from these models. Values may
+come as text (`mlflow run -P` passes nothing else), and all problems are reported at once, each by
+the name of its flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from sft_mlflow.errors import OptionsError
+
+EMBEDDED_SOURCE = "embedded://efficientnet_lite0"
+
+
+def _split(value: object) -> object:
+    """Comma-separated text as a list; other values as they are."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _empty_is_none(value: object) -> object:
+    return None if value == "" else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Whole = Annotated[int | None, BeforeValidator(_empty_is_none)]
+Number = Annotated[float | None, BeforeValidator(_empty_is_none)]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class Options(BaseModel):
+    """What all commands share: frozen values, and no unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def as_text(self) -> dict[str, str]:
+        """Every option as the text that would give it again on the command line."""
+        return {name: _as_text(value) for name, value in self.model_dump().items()}
+
+
+class FinetuneOptions(Options):
+    """Search, train, register: from labelled images to a registered model."""
+
+    data: str = Field(
+        "digits",
+        min_length=1,
+        description="Folder of class folders, CSV or Parquet table (path,label[,split][,group]), "
+        "or the name of a known set (digits, cifar10, ...).",
+    )
+    task: Literal["classification"] = Field("classification", description="What to learn.")
+    source: Names = Field(
+        (EMBEDDED_SOURCE,),
+        min_length=1,
+        description="Pretrained model to start from; several, separated by commas, are searched. "
+        "embedded://, torchvision://, timm://, file://, models:/, runs:/.",
+    )
+    epochs: int = Field(5, ge=1, le=10_000, description="Passes over the training images a trial.")
+    trials: Whole = Field(
+        None, ge=1, description="Trials of the study. Default: 12, or as many as the budget allows."
+    )
+    budget_minutes: Number = Field(
+        None, gt=0, description="Wall time for everything, evaluation and registration included."
+    )
+    lr_min: float = Field(1e-4, gt=0, le=10, description="Lowest learning rate of the search.")
+    lr_max: float = Field(2e-3, gt=0, le=10, description="Highest learning rate of the search.")
+    depths: Names = Field(
+        ("auto",),
+        min_length=1,
+        description="How many of the last stages train, 0 (only the head) to all: numbers, "
+        "module names (layer4.0) or `full`; `auto` is a ladder from the head to the full network.",
+    )
+    image_size: Annotated[int | None, BeforeValidator(lambda v: None if v == "auto" else v)] = (
+        Field(
+            None,
+            ge=16,
+            le=1024,
+            description="Side of the square input in pixels. Default: the source's own size, "
+            "less for images that are much smaller.",
+        )
+    )
+    batch_size: int = Field(32, ge=1, le=4096, description="Images a training step.")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="SGD has momentum 0.9.")
+    weight_decay: float = Field(0.02, ge=0, lt=1, description="Of weight matrices and kernels.")
+    layer_decay: float = Field(
+        0.9, gt=0, le=1, description="Factor on the learning rate for each stage below the head."
+    )
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Share of the target spread out.")
+    class_weights: Literal["auto", "on", "off"] = Field(
+        "auto", description="Weigh rare classes up; auto: where the classes are imbalanced."
+    )
+    augment: Literal["auto", "none", "light", "natural"] = Field(
+        "auto",
+        description="light: small shifts, turns and light changes; natural: crops and mirroring "
+        "as well; auto: natural if mirrored images keep their class for the probe, else light.",
+    )
+    head_start: Literal["probe", "random"] = Field(
+        "probe",
+        description="Start of the head: a linear probe on frozen features, with BatchNorm at the "
+        "source's statistics; or random, with BatchNorm counting anew as in plain fine-tuning.",
+    )
+    patience: int = Field(
+        4, ge=1, description="Epochs without a better validation figure that end a trial."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of the training steps; auto: bfloat16 where a measurement is faster."
+    )
+    metric: Literal["auto", "accuracy", "macro_f1"] = Field(
+        "auto", description="Objective on validation; auto: macro_f1 where classes are imbalanced."
+    )
+    broken: Literal["skip", "error"] = Field(
+        "skip", description="Unreadable images: leave out and list them, or stop."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Of split, search and training.")
+    model_name: str = Field(
+        "", description="Name in the registry. Default: sft- and the name of the data."
+    )
+    study: str = Field(
+        "", description="Name of the study; the same name again goes on where it stopped."
+    )
+    storage: str = Field(
+        "", description="Optuna storage URL. Default: a sqlite file in the study's folder."
+    )
+    workers: int = Field(1, ge=1, le=64, description="Processes that run trials side by side.")
+    device: Device = Field("auto", description="Where to train.")
+    register_: Literal["best", "all", "none"] = Field(
+        "best", alias="register", description="Which trials' models to register."
+    )
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> Self:
+        if self.lr_min > self.lr_max:
+            raise ValueError(
+                f"--lr-min {self.lr_min} is larger than --lr-max {self.lr_max}; swap them"
+            )
+        return self
+
+
+class CheckOptions(Options):
+    """Look at the data, without training."""
+
+    data: str = Field("digits", min_length=1, description="As for finetune.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Of the split.")
+    output: str = Field("", description="JSON file for the findings. Default: only print them.")
+
+
+class PromoteOptions(Options):
+    """Let champion and challenger compete, and move the alias if the gate says so."""
+
+    model_name: str = Field(min_length=1, description="Registered model whose champion it is.")
+    model: str = Field(
+        "",
+        description="Candidate: models:/NAME/VERSION, models:/m-ID or runs:/ID. "
+        "Default: the alias challenger.",
+    )
+    data: str = Field("", description="Test data. Default: the test side the candidate has.")
+    metric: Literal["accuracy", "macro_f1"] = Field(
+        "accuracy", description="Figure of `minimum` and `min-improvement`."
+    )
+    minimum: Number = Field(
+        None,
+        ge=0,
+        le=1,
+        description="The candidate's least figure. Default: more than always answering the most "
+        "frequent class would get.",
+    )
+    min_improvement: float = Field(
+        0.0, ge=-1, le=1, description="Least gain over the champion; negative allows a loss."
+    )
+    max_p_value: float = Field(
+        1.0, gt=0, le=1, description="Largest p of the paired test that the gain is chance."
+    )
+    max_class_drop: float = Field(
+        0.1, ge=0, le=1, description="Most recall that any class may lose."
+    )
+    rollback: bool = Field(False, description="Bring back the previous champion instead.")
+    device: Device = Field("auto", description="Where to evaluate.")
+
+
+class ScoreOptions(Options):
+    """Class and probabilities of every image, as Parquet."""
+
+    model: str = Field(min_length=1, description="models:/NAME@champion, models:/m-ID, runs:/ID.")
+    input: str = Field(min_length=1, description="Folder, glob, CSV or Parquet table, manifest.")
+    output: str = Field(min_length=1, description="Parquet file, or folder for one file a part.")
+    split: Literal["", "train", "valid", "test"] = Field(
+        "", description="Of a manifest, only this side. Default: all of it."
+    )
+    overwrite: bool = Field(False, description="Replace an output of another job.")
+    device: Device = Field("auto", description="Where to score.")
+
+
+class ReportOptions(Options):
+    """The study's report once more, as a file."""
+
+    study: str = Field(min_length=1, description="Name of the study.")
+    output: str = Field("report.html", min_length=1, description="HTML file to write.")
+
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+def parse(model: type[OptionsT], values: Mapping[str, Any]) -> OptionsT:
+    """The options from named values; raises OptionsError that lists every problem by its flag."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise OptionsError("\n".join(_problem(found) for found in error.errors())) from None
+
+
+def flag(name: str) -> str:
+    """The flag of an option on the command line (`lr_min` -> `--lr-min`)."""
+    return "--" + name.rstrip("_").replace("_", "-")
+
+
+def _problem(found: Mapping[str, Any]) -> str:
+    message = str(found["msg"]).removeprefix("Value error, ")
+    if not found["loc"]:
+        return message
+    name = flag(str(found["loc"][0]))
+    if found["type"] == "missing":
+        return f"{name} is needed."
+    if found["type"] == "extra_forbidden":
+        return f"{name} is no option of this command."
+    return f"{name} {found['input']!r}: {message}."
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)

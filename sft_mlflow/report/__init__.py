@@ -1,0 +1,1 @@
+"""What people look at: plots, pictures, the HTML report and the terminal's summary."""

@@ -1,0 +1,310 @@
+"""What is to be scored: a folder, a glob, a table of paths or a manifest, as a stream of images.
+
+Nothing here holds more than one folder's names or one row group at a time, so any number of images
+takes bounded memory. The order is the same on every machine and at every reading.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sft_mlflow.data.manifest import Split
+from sft_mlflow.data.readers.folder import IMAGE_SUFFIXES
+from sft_mlflow.data.readers.listing import SPLIT_WORDS
+from sft_mlflow.errors import DataError, OptionsError
+
+Kind = Literal["folder", "glob", "table", "file"]
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_PARQUET = (".parquet", ".pq")
+_MAGIC = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class InputImage:
+    """One image to score. path: absolute; label: the true class, None where unknown."""
+
+    path: Path
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A stream of images that can be read again and again, each time the same.
+
+    uri: absolute; label_depth: which part of a folder's paths, counted below `root`, is the class,
+    None where folders are not classes; split: the only side that is read of a table.
+    """
+
+    uri: str
+    kind: Kind
+    root: Path
+    pattern: tuple[str, ...] = ()
+    label_depth: int | None = None
+    split: Split | None = None
+
+    def __iter__(self) -> Iterator[InputImage]:
+        """The images in order. Raises DataError for a table that cannot be read."""
+        if self.kind == "table":
+            yield from _table_rows(self.root, self.split)
+        elif self.kind == "glob":
+            for path in _matches(self.root, self.pattern):
+                yield InputImage(path, None)
+        elif self.kind == "folder":
+            for path in _images_below(self.root):
+                yield InputImage(path, self._class_of(path))
+        else:
+            yield InputImage(self.root, None)
+
+    def _class_of(self, path: Path) -> str | None:
+        if self.label_depth is None:
+            return None
+        return path.relative_to(self.root).parts[self.label_depth]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What one reading of the inputs tells.
+
+    digest: of paths, labels, their order, and the files' sizes and times of change, so that it
+    differs where a picture was replaced under its name.
+    """
+
+    images: int
+    labelled: int
+    digest: str
+
+
+def find(uri: str, *, classes: Collection[str], split: Split | None = None) -> Inputs:
+    """The inputs behind a URI.
+
+    - A folder: every image file below it by its suffix, folders in the order of their names. If
+      it has class folders, that is, only folders at the top (or below train, valid, test ones)
+      and each named as one of the model's classes, their names are the labels; else there are
+      none.
+    - A glob (`shots/2024-*/**/*.jpg`): every matching file, without labels.
+    - A CSV, TSV or Parquet table: column `path`, relative to the table's folder, and, if any,
+      `label`. A saved manifest is such a table: all its sides are scored, or the one that `split`
+      names.
+    - A single image file.
+
+    classes: of the model that will score.
+    Raises OptionsError for a URI that is none of these, or a split where there can be none.
+    """
+    inputs = _find(uri, classes, split)
+    if split is not None and inputs.kind != "table":
+        raise OptionsError(
+            f"split: {uri!r} is a {inputs.kind}, and only a table says which side an image is "
+            "on. Leave split out, or give the folder of that side."
+        )
+    return inputs
+
+
+def survey(inputs: Inputs) -> Survey:
+    """Number and digest of the images, from one listing; no image file is opened.
+
+    Raises DataError where there are none, or for a table that cannot be read.
+    """
+    hashed, images, labelled = hashlib.sha256(), 0, 0
+    for image in inputs:
+        images += 1
+        labelled += image.label is not None
+        label = "\0" if image.label is None else image.label
+        # surrogateescape: a file name may be any bytes.
+        text = f"{image.path}\0{label}\0{_state(image.path)}\n"
+        hashed.update(text.encode(errors="surrogateescape"))
+    if images == 0:
+        side = f" on side {inputs.split!r}" if inputs.split else ""
+        raise DataError(
+            f"{inputs.uri}: no images found{side}. A folder is searched for "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))} files; for other names give a glob or a table."
+        )
+    return Survey(images, labelled, hashed.hexdigest())
+
+
+def _state(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:
+        return ""
+    return f"{stat.st_size}\0{stat.st_mtime_ns}"
+
+
+def _find(uri: str, classes: Collection[str], split: Split | None) -> Inputs:
+    path = Path(uri).expanduser()
+    # Not resolved: a link's own name is the one that the user knows.
+    place = Path(os.path.abspath(path))
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return Inputs(str(place), "folder", place, label_depth=_label_depth(place, classes))
+    if path.is_file() and suffix in (*_DELIMITERS, *_PARQUET):
+        return Inputs(str(place), "table", place, split=split)
+    if path.is_file():
+        return Inputs(str(place), "file", place)
+    magic = [bool(_MAGIC & set(part)) for part in place.parts]
+    if any(magic):
+        first = magic.index(True)
+        return Inputs(str(place), "glob", Path(*place.parts[:first]), place.parts[first:])
+    raise OptionsError(_unknown(uri, place))
+
+
+def _unknown(uri: str, place: Path) -> str:
+    try:
+        beside = sorted(entry.name for entry in place.parent.iterdir())
+    except OSError:
+        beside = []
+    near = difflib.get_close_matches(place.name, beside, n=1)
+    hint = f" Did you mean {str(Path(uri).parent / near[0])!r}?" if near else ""
+    return (
+        f"input: {uri!r} is no folder, no file and no glob.{hint} Give a folder of images, a glob "
+        "in quotes, or a CSV or Parquet table with a column path."
+    )
+
+
+def _label_depth(root: Path, classes: Collection[str]) -> int | None:
+    """0 where the folders at the top are classes, 1 where those below split folders are."""
+    folders, files = _listed(root)
+    if any(_is_image(name) for name in files):
+        return None
+    if folders and set(folders) <= set(classes):
+        return 0
+    if not folders or not all(name.lower() in SPLIT_WORDS for name in folders):
+        return None
+    below: set[str] = set()
+    for name in folders:
+        names, loose = _listed(root / name)
+        if any(_is_image(file) for file in loose):
+            return None
+        below.update(names)
+    return 1 if below and below <= set(classes) else None
+
+
+def _listed(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the files in a folder, each sorted, without hidden ones."""
+    folders: list[str] = []
+    files: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.name != "__MACOSX":
+                (folders if entry.is_dir() else files).append(entry.name)
+    return sorted(folders), sorted(files)
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder from the root down with the names of its files, in order."""
+    # A link that points upwards would otherwise be walked for ever.
+    walked = set()
+    for parent, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in walked:
+            folders.clear()
+            continue
+        walked.add(real)
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
+        yield Path(parent), sorted(files)
+
+
+def _images_below(root: Path) -> Iterator[Path]:
+    for parent, files in _folders_below(root):
+        for name in files:
+            if _is_image(name) and not name.startswith("."):
+                yield parent / name
+
+
+def _matches(folder: Path, pattern: Sequence[str]) -> Iterator[Path]:
+    """Files that match, as `glob` with recursive=True, but in a fixed order and as a stream."""
+    if not folder.is_dir():
+        return
+    head, rest = pattern[0], pattern[1:]
+    if head == "**":
+        for below, _ in _folders_below(folder):
+            yield from _matches(below, rest or ("*",))
+        return
+    folders, files = _listed(folder)
+    if rest:
+        for name in folders:
+            if fnmatchcase(name, head):
+                yield from _matches(folder / name, rest)
+    else:
+        for name in files:
+            if fnmatchcase(name, head):
+                yield folder / name
+
+
+def _table_rows(table: Path, split: Split | None) -> Iterator[InputImage]:
+    rows = _csv_rows(table) if table.suffix.lower() in _DELIMITERS else _parquet_rows(table)
+    for number, row in rows:
+        if split is not None:
+            if "split" not in row:
+                raise OptionsError(
+                    f"split: {table} has no column 'split'. Leave split out to score all rows."
+                )
+            if SPLIT_WORDS.get((row["split"] or "").strip().lower()) != split:
+                continue
+        path = (row["path"] or "").strip()
+        if not path:
+            raise DataError(f"{table}:{number}: no path. Fill it in or remove the row.")
+        label = (row.get("label") or "").strip()
+        yield InputImage(table.parent / Path(path).expanduser(), label or None)
+
+
+def _csv_rows(table: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark first.
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(file, delimiter=_DELIMITERS[table.suffix.lower()])
+            header = [name.strip().lower() for name in next(lines, [])]
+            _require_path(table, header)
+            for cells in lines:
+                if any(cell.strip() for cell in cells):
+                    row: dict[str, str | None] = dict.fromkeys(header)
+                    row.update(zip(header, cells, strict=False))
+                    yield lines.line_num, row
+    except UnicodeDecodeError as error:
+        raise DataError(f"{table}: not UTF-8 text ({error}). Save it as UTF-8.") from error
+    except csv.Error as error:
+        raise DataError(f"{table}: not a CSV table ({error}).") from error
+
+
+def _parquet_rows(table: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
+    number = 0
+    try:
+        with pq.ParquetFile(table) as file:
+            spelled = {name.strip().lower(): name for name in file.schema_arrow.names}
+            _require_path(table, list(spelled))
+            kept = {low: spelled[low] for low in ("path", "label", "split") if low in spelled}
+            for batch in file.iter_batches(columns=list(kept.values())):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield (
+                        number,
+                        {
+                            low: None if row[name] is None else str(row[name])
+                            for low, name in kept.items()
+                        },
+                    )
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{table}: not a Parquet table ({error}).") from error
+
+
+def _require_path(table: Path, header: Sequence[str]) -> None:
+    if "path" not in header:
+        raise DataError(
+            f"{table}:1: no column 'path'; the columns are "
+            f"{', '.join(map(repr, header)) or 'none'}. Expected: path[,label][,split]."
+        )

@@ -1,0 +1,385 @@
+"""Batch scoring as a generator of events; an interrupted job goes on where it stopped.
+
+job = what is scored, by what, into which columns
+<output>.partial/_job.json, part-000000.parquet, part-000001.parquet, ...   each appears whole
+<output>                                                                 appears last, and whole
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice, tee
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from sft_mlflow.data.ordered import THREADS
+from sft_mlflow.data.pixels import Batch, PixelSpec, stream
+from sft_mlflow.errors import DataError, OptionsError
+from sft_mlflow.scoring.inputs import InputImage, Inputs, Survey, survey
+from sft_mlflow.sources.model_folder import ModelConfig
+
+FORMAT = 1
+BATCH = 64
+# What a crash costs at most, and a row group of the output. A multiple of the batch, so that a
+# job that goes on makes the same parts as one that never stopped.
+PART_ROWS = 32 * BATCH
+
+_JOB = "_job.json"
+_LOCK = "_lock"
+_METADATA = b"sft.job"
+_SINGLE_FILE = (".parquet", ".pq")
+
+
+class Scorer(Protocol):
+    """A classifier that answers; `tasks.classification.predictor.Predictor` is one."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """What it is: classes, preprocessing, digest of its weights."""
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """(N, classes) for pixels (N, size, size, 3); an image's row depends on it alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreStarted:
+    """total: images in all; done: scored by an earlier, interrupted job; labelled: with a class.
+
+    input_digest: of the listing, as `inputs.Survey` says.
+    """
+
+    total: int
+    done: int
+    labelled: int
+    input_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchScored:
+    """done, errors: of all images so far, earlier jobs included; images_per_second: of this one."""
+
+    done: int
+    total: int
+    errors: int
+    images_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreEnded:
+    """errors: images that could not be read; scored: in this job; seconds: of this job alone.
+
+    already_there: the output was that of the same job, and nothing was done.
+    """
+
+    output: Path
+    total: int
+    errors: int
+    scored: int
+    seconds: float
+    images_per_second: float
+    already_there: bool
+
+
+ScoreEvent = ScoreStarted | BatchScored | ScoreEnded
+
+
+def score(
+    scorer: Scorer,
+    inputs: Inputs,
+    output: Path,
+    *,
+    model_version: str,
+    overwrite: bool = False,
+    threads: int = THREADS,
+) -> Iterator[ScoreEvent]:
+    """Events of scoring every input into a Parquet file (.parquet, .pq) or a folder of them.
+
+    One row an image, in the order of the inputs, with the columns
+
+    - `path`: absolute; `label`: the true class, null where unknown;
+    - `prediction`: the most probable class, null where the image could not be read;
+    - `probability_<class>`: float64, one column a class, in the model's order; a column each,
+      because pandas, Spark and SQL filter and aggregate those without unpacking;
+    - `model_version`: as given; `error`: why the image could not be read, else null.
+
+    Images are decoded by threads while the model works on earlier ones; memory does not grow with
+    their number. Killed at any point, the same call goes on after the last whole part, and the
+    output is the same to the byte. An output of the same job is left as it is: same images, by
+    path, label, size and time of change, and same model. overwrite: score again and replace
+    whatever is there; drop what another job has begun.
+    Raises OptionsError where the output is another job's, or another process is writing it.
+    """
+    output = Path(os.path.abspath(output.expanduser()))
+    found = survey(inputs)
+    job = _job(scorer.config, inputs, found, model_version)
+    partial = output.with_name(f"{output.name}.partial")
+    _refuse_others(output, partial, job, overwrite)
+    if not overwrite and _is_output_of(output, job):
+        errors = sum(_errors(path) for path in _parts_of(output))
+        yield ScoreStarted(found.images, found.images, found.labelled, found.digest)
+        yield ScoreEnded(output, found.images, errors, 0, 0.0, 0.0, already_there=True)
+        return
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(partial / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OptionsError(
+            f"output: another process is scoring to {output}. Wait for it, or choose another."
+        ) from error
+    try:
+        yield from _scored(scorer, inputs, found, output, partial, job, threads)
+    finally:
+        lock.release()
+        if not any(name for name in _names(partial) if name != _LOCK):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _scored(
+    scorer: Scorer,
+    inputs: Inputs,
+    found: Survey,
+    output: Path,
+    partial: Path,
+    job: dict[str, str],
+    threads: int,
+) -> Iterator[ScoreEvent]:
+    if _read_job(partial) != job:
+        _clear(partial)
+        _write_job(partial, job)
+    parts = _finished_parts(partial)
+    earlier = min(len(parts) * PART_ROWS, found.images)
+    done, errors = earlier, sum(_errors(part) for part in parts)
+    started = time.perf_counter()
+    yield ScoreStarted(found.images, done, found.labelled, found.digest)
+
+    schema = _schema(scorer.config.classes, job)
+    rows: list[pa.RecordBatch] = []
+    remaining = islice(inputs, done, None)
+    for images, batch in _batches(remaining, scorer.config, threads):
+        rows.append(_answers(scorer, images, batch, job["model_version"], schema))
+        done += len(images)
+        errors += len(batch.errors)
+        if sum(map(len, rows)) == PART_ROWS:
+            parts.append(_write_part(partial, len(parts), rows, schema))
+            rows = []
+        seconds = time.perf_counter() - started
+        yield BatchScored(done, found.images, errors, (done - earlier) / seconds)
+    if rows:
+        parts.append(_write_part(partial, len(parts), rows, schema))
+    if done != found.images:
+        raise DataError(
+            f"{inputs.uri}: {found.images} images were listed at the start and {done} at the end. "
+            "Start again, with overwrite, when it does not change any more."
+        )
+    _publish(output, partial, parts, schema)
+    seconds = time.perf_counter() - started
+    scored = done - earlier
+    yield ScoreEnded(output, done, errors, scored, seconds, scored / seconds, already_there=False)
+
+
+def read_columns(output: Path, columns: list[str]) -> pa.Table:
+    """Some columns of a finished output, file or folder, in the order of the inputs."""
+    return pa.concat_tables(pq.read_table(part, columns=columns) for part in _parts_of(output))
+
+
+def _batches(
+    images: Iterator[InputImage], config: ModelConfig, threads: int
+) -> Iterator[tuple[list[InputImage], Batch]]:
+    spec = PixelSpec(config.preprocessing.size, config.preprocessing.interpolation)
+    # The copy runs ahead of the other by what is being decoded, which is bounded.
+    kept, decoded = tee(images)
+    for batch in stream((image.path for image in decoded), spec, BATCH, threads=threads):
+        yield list(islice(kept, len(batch.paths))), batch
+
+
+def _answers(
+    scorer: Scorer, images: list[InputImage], batch: Batch, model_version: str, schema: pa.Schema
+) -> pa.RecordBatch:
+    classes = scorer.config.classes
+    probabilities = scorer.probabilities(batch.pixels)
+    readable = np.zeros(len(images), dtype=bool)
+    readable[list(batch.readable)] = True
+    filled = np.zeros((len(images), len(classes)))
+    filled[readable] = probabilities
+    best = filled.argmax(axis=1)
+    columns = [
+        # A path that is no text keeps the bytes that UTF-8 has no letters for as escapes.
+        pa.array([_text(image.path) for image in images], pa.string()),
+        pa.array([image.label for image in images], pa.string()),
+        pa.array(
+            [classes[i] if ok else None for i, ok in zip(best, readable, strict=True)], pa.string()
+        ),
+        *(pa.array(filled[:, i], pa.float64(), mask=~readable) for i in range(len(classes))),
+        pa.array([model_version] * len(images), pa.string()),
+        pa.array([batch.errors.get(i) for i in range(len(images))], pa.string()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _text(path: Path) -> str:
+    return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _schema(classes: tuple[str, ...], job: dict[str, str]) -> pa.Schema:
+    return pa.schema(
+        [
+            ("path", pa.string()),
+            ("label", pa.string()),
+            ("prediction", pa.string()),
+            *((f"probability_{name}", pa.float64()) for name in classes),
+            ("model_version", pa.string()),
+            ("error", pa.string()),
+        ],
+        metadata={_METADATA: json.dumps(job)},
+    )
+
+
+def _job(config: ModelConfig, inputs: Inputs, found: Survey, model_version: str) -> dict[str, str]:
+    """What decides every byte of the output, by the words that a message names it with."""
+    model = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()
+    return {
+        "format": str(FORMAT),
+        "input": inputs.uri,
+        "images": found.digest,
+        "model_version": model_version,
+        "model": model,
+    }
+
+
+def _refuse_others(output: Path, partial: Path, job: dict[str, str], overwrite: bool) -> None:
+    if overwrite:
+        return
+    if output.exists() and not _is_output_of(output, job):
+        raise OptionsError(
+            f"output: {output} exists and is not the result of this job. Choose another output, "
+            "or say overwrite."
+        )
+    begun = _read_job(partial)
+    if begun is not None and begun != job:
+        differing = [key for key in job if begun.get(key) != job[key]]
+        raise OptionsError(
+            f"output: {partial} holds an unfinished job of another "
+            f"{' and '.join(differing).replace('_', ' ')} "
+            f"({begun.get('input')} scored by {begun.get('model_version')}). Finish it with the "
+            "command that began it, choose another output, or say overwrite to drop it."
+        )
+
+
+def _is_output_of(output: Path, job: dict[str, str]) -> bool:
+    if output.is_dir():
+        return _read_job(output) == job
+    if not output.is_file():
+        return False
+    try:
+        metadata = pq.read_schema(output).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return bool(metadata.get(_METADATA) == json.dumps(job).encode())
+
+
+def _parts_of(output: Path) -> list[Path]:
+    return sorted(output.glob("part-*.parquet")) if output.is_dir() else [output]
+
+
+def _read_job(folder: Path) -> dict[str, str] | None:
+    try:
+        loaded: dict[str, str] = json.loads((folder / _JOB).read_text())
+    except (OSError, ValueError):
+        return None
+    return loaded
+
+
+def _write_job(folder: Path, job: dict[str, str]) -> None:
+    beside = folder / f"{_JOB}.partial"
+    beside.write_text(json.dumps(job))
+    beside.replace(folder / _JOB)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+
+def _clear(partial: Path) -> None:
+    for name in _names(partial):
+        if name != _LOCK:
+            (partial / name).unlink()
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:06d}.parquet"
+
+
+def _finished_parts(partial: Path) -> list[Path]:
+    """The parts from the first on without a gap."""
+    parts: list[Path] = []
+    while _part(partial, len(parts)).is_file():
+        parts.append(_part(partial, len(parts)))
+    return parts
+
+
+def _write_part(partial: Path, number: int, rows: list[pa.RecordBatch], schema: pa.Schema) -> Path:
+    # "_": readers of a folder pass such names over.
+    beside = partial / "_part.partial"
+    pq.write_table(pa.Table.from_batches(rows, schema), beside)
+    _flush(beside)
+    return beside.replace(_part(partial, number))
+
+
+def _errors(part: Path) -> int:
+    column = pq.read_table(part, columns=["error"]).column("error")
+    return int(pc.count(column, mode="only_valid").as_py())
+
+
+def _publish(output: Path, partial: Path, parts: list[Path], schema: pa.Schema) -> None:
+    if output.suffix.lower() in _SINGLE_FILE:
+        whole = partial / "_whole.partial"
+        with pq.ParquetWriter(whole, schema) as writer:
+            for part in parts:
+                # One row group a part, however the part was made.
+                writer.write_table(pq.read_table(part), row_group_size=PART_ROWS)
+        _flush(whole)
+        aside = _set_aside(output) if output.is_dir() else None
+        os.replace(whole, output)
+        _clear(partial)
+    else:
+        for name in _names(partial):
+            if name != _JOB and not name.startswith("part-"):
+                (partial / name).unlink()
+        aside = _set_aside(output) if output.exists() else None
+        os.replace(partial, output)
+    if aside is not None:
+        _remove(aside)
+
+
+def _set_aside(output: Path) -> Path:
+    """Where a former output went that nothing can be renamed onto."""
+    aside = output.with_name(f".{output.name}.replaced")
+    _remove(aside)
+    os.replace(output, aside)
+    return aside
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

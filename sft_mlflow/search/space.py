@@ -1,0 +1,110 @@
+"""What is searched: the source, how many of its last stages train, and the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+from sft_mlflow.errors import OptionsError
+from sft_mlflow.sources import architectures
+
+# Attribute of a trial that is the linear probe of a source: fixed, so that nothing is sampled.
+PROBE = "probe"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One point of the space. lr: None for the probe, which has no use for one."""
+
+    source: str
+    depth: int
+    lr: float | None
+
+
+@dataclass(frozen=True)
+class Space:
+    """ladders: for each source the depths to search; probes: sources whose probe is a trial."""
+
+    ladders: Mapping[str, tuple[int, ...]]
+    probes: tuple[str, ...]
+    lr_min: float
+    lr_max: float
+
+    @property
+    def has_dimensions(self) -> bool:
+        """Whether anything is left to search beyond the probes."""
+        return any(self.ladders.values())
+
+    def suggest(self, trial: optuna.Trial) -> Plan:
+        """The plan of a trial; each probe comes once, as an enqueued trial."""
+        probed = trial.user_attrs.get(PROBE)
+        if probed is not None:
+            return Plan(probed, 0, None)
+        sources = [source for source, ladder in self.ladders.items() if ladder]
+        source = sources[0]
+        if len(sources) > 1:
+            source = trial.suggest_categorical("source", sources)
+        depth = trial.suggest_categorical(self._depth_name(source), self.ladders[source])
+        return Plan(source, depth, trial.suggest_float("lr", self.lr_min, self.lr_max, log=True))
+
+    def first(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Parameters and attributes of the trials to begin with.
+
+        Every probe, then every depth once at the middle of the learning rates, deepest first: so
+        even a short study has seen the range of what it can choose.
+        """
+        plans: list[tuple[dict[str, Any], dict[str, Any]]] = [
+            ({}, {PROBE: source}) for source in self.probes
+        ]
+        middle = math.sqrt(self.lr_min * self.lr_max)
+        several = sum(bool(ladder) for ladder in self.ladders.values()) > 1
+        for source, ladder in self.ladders.items():
+            for depth in sorted(ladder, reverse=True):
+                chosen: dict[str, Any] = {self._depth_name(source): depth, "lr": middle}
+                plans.append(({**chosen, "source": source} if several else chosen, {}))
+        return plans
+
+    def description(self) -> dict[str, Any]:
+        """The space as JSON, to tell whether a resumed study still searches the same."""
+        return {
+            "depths": {source: list(ladder) for source, ladder in self.ladders.items()},
+            "probes": list(self.probes),
+            "lr": [self.lr_min, self.lr_max],
+        }
+
+    def _depth_name(self, source: str) -> str:
+        # Sources differ in their numbers of stages, and Optuna wants one set of choices a name.
+        return "depth" if len(self.ladders) == 1 else f"depth of {source}"
+
+
+def ladder(wanted: Sequence[str], stages: Sequence[str]) -> tuple[int, ...]:
+    """Depths in rising order for a source with these stages.
+
+    wanted: numbers, names of stages or of modules that hold them (`layer4`), `full`, or `auto`:
+    the head alone, a quarter, half and all of the stages.
+    Raises OptionsError for what this source does not have.
+    """
+    full = len(stages)
+    found: set[int] = set()
+    for word in wanted:
+        if word == "auto":
+            found |= {0, max(1, round(full / 4)), max(1, round(full / 2)), full}
+        elif word == "full":
+            found.add(full)
+        elif word.isdecimal():
+            if int(word) > full:
+                raise OptionsError(
+                    f"--depths {word}: this source has {full} stages ({stages[0]} to "
+                    f"{stages[-1]}), so 0 to {full}."
+                )
+            found.add(int(word))
+        else:
+            inside = [i for i, name in enumerate(stages) if f"{name}.".startswith(f"{word}.")]
+            if not inside:
+                raise OptionsError(f"--depths: {architectures.unknown(word, [*stages], 'stage')}")
+            found.add(full - inside[0])
+    return tuple(sorted(found))

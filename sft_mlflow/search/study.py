@@ -1,0 +1,295 @@
+"""The study: asks Optuna for trials, runs them, tells it what came of them, survives crashes.
+
+Optuna's storage is the truth about trials; only this process talks to it, however many workers
+run trials.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState as State
+
+from sft_mlflow.errors import OptionsError, TrackingError, TrialError
+from sft_mlflow.search.events import StudyEvent, TrialEnded, TrialEvent, TrialStarted, TrialState
+from sft_mlflow.search.lanes import Lane, Run, WorkerDiedError, open_lanes, ready
+from sft_mlflow.search.space import PROBE, Plan, Space
+from sft_mlflow.training.events import EpochEnded, FitEnded, StepEnded
+from sft_mlflow.training.recipe import Recipe
+from sft_mlflow.training.trial import MODEL, Material
+
+# Random trials before TPE models what it has seen, and trials before any can be pruned.
+STARTUP_TRIALS = 5
+# A trial among the worst quarter at its epoch ends. Few epochs tell little, so no more than that.
+PRUNE_BELOW_PERCENTILE = 75.0
+# A trial whose process dies again and again (out of memory) is given up.
+ATTEMPTS = 3
+MOST_TRIALS = 10_000
+
+_FINGERPRINT = "fingerprint"
+_FOLDER = "folder"
+_ATTEMPT = "attempt"
+_PLAN = "plan"
+_RETRIED = "retried"
+_REASON = "reason"
+_SECONDS = "seconds"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When the study ends. deadline: on the clock of `time.monotonic`, None for no end."""
+
+    trials: int
+    deadline: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial of the study, as a plain row. value: None where it has none."""
+
+    number: int
+    state: TrialState
+    value: float | None
+    plan: Plan
+    folder: Path
+    reason: str | None
+    seconds: float
+    values: Mapping[int, float]
+
+
+def open_study(
+    name: str, storage: str, space: Space, fingerprint: Mapping[str, Any], seed: int, workers: int
+) -> optuna.Study:
+    """The study of that name, new or as it was left.
+
+    fingerprint: what must be the same for the results to be comparable, as JSON. Raises
+    OptionsError that names what changed.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        # Both are what Optuna's own guide recommends for conditional and for parallel search.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(
+            seed=seed,
+            multivariate=True,
+            group=True,
+            n_startup_trials=STARTUP_TRIALS,
+            constant_liar=workers > 1,
+        )
+    try:
+        study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            sampler=sampler,
+            pruner=optuna.pruners.PercentilePruner(
+                PRUNE_BELOW_PERCENTILE, n_startup_trials=STARTUP_TRIALS, n_min_trials=3
+            ),
+            direction="maximize",
+            load_if_exists=True,
+        )
+    except optuna.exceptions.StorageInternalError as error:
+        raise TrackingError(f"--storage {storage}: cannot be opened ({error}).") from error
+    before = study.user_attrs.get(_FINGERPRINT)
+    if before is None:
+        for params, attributes in space.first():
+            study.enqueue_trial(params, user_attrs=attributes)
+        study.set_user_attr(_FINGERPRINT, dict(fingerprint))
+    elif changed := [
+        f"{key} was {before.get(key)!r} and is now {value!r}"
+        for key, value in fingerprint.items()
+        if before.get(key) != value
+    ]:
+        raise OptionsError(
+            f"--study {name}: it was begun otherwise and cannot go on: {'; '.join(changed)}. "
+            f"Take the same options, or another name for a new study."
+        )
+    return study
+
+
+def requeue_interrupted(study: optuna.Study) -> list[int]:
+    """Numbers of the trials that a dead process left running; each is failed and tried again.
+
+    Only to be called while no other process runs this study.
+    """
+    interrupted = study.get_trials(states=(State.RUNNING,), deepcopy=False)
+    for trial in interrupted:
+        _retry(study, trial)
+        study.tell(trial.number, state=State.FAIL)
+    return [trial.number for trial in interrupted]
+
+
+def run_study(
+    study: optuna.Study,
+    space: Space,
+    settings: Mapping[str, Recipe],
+    material: Material,
+    limits: Limits,
+    workers: int,
+) -> Iterator[StudyEvent]:
+    """Events of all trials until a limit is reached or the space is exhausted.
+
+    settings: for each source the recipe of its trials, whose depth and learning rate are replaced.
+    """
+    lanes = open_lanes(material, workers)
+    running: dict[Lane, _Running] = {}
+    try:
+        while True:
+            for lane in lanes:
+                if lane not in running and _may_start(study, space, limits, len(running)):
+                    trial = study.ask()
+                    begun = _begin(study, trial, space, settings, material, lane)
+                    running[lane] = begun
+                    yield begun.started
+            if not running:
+                return
+            for lane in ready(list(running)):
+                events, over = _advance(study, running[lane], limits)
+                if over:
+                    del running[lane]
+                yield from events
+    finally:
+        for lane in lanes:
+            lane.close()
+        # Reached with trials still running when the consumer stops or an error passes through.
+        for unfinished in running.values():
+            study.tell(unfinished.trial, state=State.FAIL)
+            _retry(study, study.trials[unfinished.trial.number])
+
+
+def rows(study: optuna.Study) -> tuple[Row, ...]:
+    """Every trial that was not tried again, in the order of their numbers."""
+    trials = study.get_trials(deepcopy=False)
+    retried = {trial.user_attrs.get(_RETRIED) for trial in trials}
+    return tuple(
+        Row(
+            number=trial.number,
+            state=_name(trial.state),
+            value=max(trial.intermediate_values.values(), default=None),
+            plan=Plan(**trial.user_attrs[_PLAN]),
+            folder=Path(trial.user_attrs[_FOLDER]),
+            reason=trial.user_attrs.get(_REASON),
+            seconds=trial.user_attrs.get(_SECONDS, 0.0),
+            values=trial.intermediate_values,
+        )
+        for trial in trials
+        if _PLAN in trial.user_attrs and trial.state.is_finished() and trial.number not in retried
+    )
+
+
+def importance(study: optuna.Study) -> dict[str, float]:
+    """Share of each dimension in the spread of the objective; empty where that cannot be told."""
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state == State.COMPLETE]
+    searched = [t for t in trials if t.params]
+    names = sorted(set.intersection(*(set(t.params) for t in searched))) if searched else []
+    varied = [n for n in names if len({t.params[n] for t in searched}) > 1]
+    if len(searched) < STARTUP_TRIALS or not varied:
+        return {}
+    if len({t.value for t in searched}) == 1:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied)
+
+
+@dataclass
+class _Running:
+    trial: optuna.Trial
+    started: TrialStarted
+    run: Run
+    begun: float
+    stop: bool | None = None
+    reason: str | None = None
+    state: State = State.COMPLETE
+
+
+def _begin(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    space: Space,
+    settings: Mapping[str, Recipe],
+    material: Material,
+    lane: Lane,
+) -> _Running:
+    plan = space.suggest(trial)
+    folder = Path(trial.user_attrs.get(_FOLDER, material.folder / "trials" / f"{trial.number:04d}"))
+    recipe = replace(settings[plan.source], depth=plan.depth, lr=plan.lr)
+    trial.set_user_attr(_PLAN, asdict(plan))
+    trial.set_user_attr(_FOLDER, str(folder))
+    started = TrialStarted(trial.number, recipe, folder, trial.user_attrs.get(_ATTEMPT, 1))
+    return _Running(trial, started, lane.run(recipe, folder), time.monotonic())
+
+
+def _advance(study: optuna.Study, at: _Running, limits: Limits) -> tuple[list[StudyEvent], bool]:
+    """The next event of a running trial, what follows from it, and whether the trial is over."""
+    number = at.trial.number
+    try:
+        event = at.run.send(at.stop)
+    except WorkerDiedError as error:
+        return [_lost(study, at, str(error))], True
+    except TrialError as error:
+        return [_end(study, at, State.FAIL, None, str(error))], True
+    if isinstance(event, EpochEnded):
+        at.trial.report(event.value, event.epoch)
+        if event.epoch and at.trial.should_prune():
+            at.stop, at.state = True, State.PRUNED
+            at.reason = f"pruned after epoch {event.epoch}"
+    if isinstance(event, EpochEnded | StepEnded) and not at.stop and _is_late(limits):
+        at.stop, at.reason = True, "the budget was used up"
+    if not isinstance(event, FitEnded):
+        return [TrialEvent(number, event)], False
+    at.run.close()
+    if event.reason == "early-stopped":
+        at.reason = "no better for too many epochs"
+    ended = _end(study, at, at.state, event.value, at.reason)
+    return [TrialEvent(number, event), ended], True
+
+
+def _end(
+    study: optuna.Study, at: _Running, state: State, value: float | None, reason: str | None
+) -> TrialEnded:
+    seconds = time.monotonic() - at.begun
+    at.trial.set_user_attr(_SECONDS, seconds)
+    if reason is not None:
+        at.trial.set_user_attr(_REASON, reason)
+    study.tell(at.trial, value if state == State.COMPLETE else None, state=state)
+    model = at.started.folder / MODEL if value is not None else None
+    return TrialEnded(at.trial.number, _name(state), value, reason, model, seconds)
+
+
+def _lost(study: optuna.Study, at: _Running, reason: str) -> TrialEnded:
+    if at.started.attempt < ATTEMPTS:
+        _retry(study, study.trials[at.trial.number])
+        reason = f"{reason}; it goes on from its checkpoint as another trial"
+    return _end(study, at, State.FAIL, None, reason)
+
+
+def _retry(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    """Queue the trial again, to go on from its checkpoint."""
+    kept = {k: v for k, v in trial.user_attrs.items() if k in (PROBE, _FOLDER)}
+    attempt = trial.user_attrs.get(_ATTEMPT, 1) + 1
+    study.enqueue_trial(
+        trial.params, user_attrs={**kept, _ATTEMPT: attempt, _RETRIED: trial.number}
+    )
+
+
+def _name(state: State) -> TrialState:
+    names: dict[State, TrialState] = {State.COMPLETE: "COMPLETE", State.PRUNED: "PRUNED"}
+    return names.get(state, "FAIL")
+
+
+def _is_late(limits: Limits) -> bool:
+    return limits.deadline is not None and time.monotonic() >= limits.deadline
+
+
+def _may_start(study: optuna.Study, space: Space, limits: Limits, running: int) -> bool:
+    if _is_late(limits):
+        return False
+    if len(rows(study)) + running >= limits.trials:
+        return False
+    waiting = study.get_trials(states=(State.WAITING,), deepcopy=False)
+    return bool(waiting) or space.has_dimensions

@@ -1,0 +1,1 @@
+"""Where a network comes from: source URI -> SourceModel, its stages, and freezing."""

@@ -1,0 +1,84 @@
+"""A fine-tuned model as two files: `config.json` and `weights.safetensors`.
+
+Whatever made the folder (a study) and whatever reads it (the registered model, the scorer, a later
+study that starts from it) agree here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from sft_mlflow.errors import DataError
+from sft_mlflow.sources import weights
+from sft_mlflow.sources.source_model import Architecture, Preprocessing
+
+CONFIG = "config.json"
+WEIGHTS = "weights.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything but the weights that a fine-tuned model needs to answer.
+
+    preprocessing: with the size that it was fine-tuned at; temperature: divides the logits, so
+    that the probabilities are calibrated; source: URI of what it was fine-tuned from.
+    """
+
+    task: str
+    architecture: Architecture
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    temperature: float
+    source: str
+    weights_sha256: str
+
+
+def write(folder: Path, config: ModelConfig, state_dict: Mapping[str, Tensor]) -> None:
+    """Write both files; the config comes last, so that a folder that has it is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights.write_state_dict(state_dict, folder / WEIGHTS)
+    partial = folder / "config.partial"
+    partial.write_text(json.dumps({"format": FORMAT, **asdict(config)}, indent=2))
+    partial.replace(folder / CONFIG)
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether a whole model is there."""
+    return (folder / CONFIG).is_file()
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The config of the folder; raises DataError where it is missing or of another format."""
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_text())
+        if values.pop("format") != FORMAT:
+            raise DataError(f"{path}: written by another version of sft_mlflow; update it.")
+        return ModelConfig(
+            **{
+                **values,
+                "architecture": Architecture(**values["architecture"]),
+                "preprocessing": Preprocessing.from_dict(values["preprocessing"]),
+                "classes": tuple(values["classes"]),
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: no config of a model that sft_mlflow made ({error}).") from error
+
+
+def read_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
+    """The weights, verified against the SHA-256 in the config; raises DataError if they differ."""
+    state_dict = weights.read_state_dict(folder / WEIGHTS)
+    found = weights.digest(state_dict)
+    if found != config.weights_sha256:
+        raise DataError(
+            f"{folder / WEIGHTS}: SHA-256 of the weights is {found}, but the config says "
+            f"{config.weights_sha256}. The file was changed or damaged; fetch the model again."
+        )
+    return state_dict

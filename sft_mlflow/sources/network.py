@@ -1,0 +1,183 @@
+"""A network in stages: its prefix, its suffix, and freezing that leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.fx
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sft_mlflow.errors import OptionsError
+from sft_mlflow.sources import architectures, cuts, heads
+from sft_mlflow.sources.source_model import Architecture, SourceModel
+
+
+class StagedNetwork:
+    """A model, the stages of its body, and the roads through it.
+
+    `depth` counts the last stages that train, from 0 (the head alone) to `full_depth`. `prefix`
+    and `suffix` share the model's parameters: training one trains the model.
+    """
+
+    def __init__(self, model: nn.Module, head_path: str) -> None:
+        self.model = model.eval()
+        self.head_path = head_path
+        self._traced = cuts.trace(model, head_path)
+        self.stages = cuts.stages(model, self._traced)
+        self._parameter_names = {name for name, _ in model.named_parameters()}
+
+    @property
+    def full_depth(self) -> int:
+        """Number of stages: the depth at which everything trains."""
+        return len(self.stages)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer, a linear function of the features."""
+        head = self.model.get_submodule(self.head_path)
+        if not isinstance(head, nn.Linear):
+            raise TypeError(f"{self.head_path} is no linear layer")
+        return head
+
+    def prefix(self, depth: int) -> nn.Module:
+        """From pixels to the cut below the last `depth` stages; the pixels themselves at D."""
+        cut = self._cut(depth)
+        if cut is None:
+            return nn.Identity()
+        return self._graph_module(0, cut)
+
+    def suffix(self, depth: int) -> nn.Module:
+        """From that cut to the output of the head."""
+        cut = self._cut(depth)
+        return self._graph_module(0 if cut is None else cut + 1, None)
+
+    def freeze(self, depth: int, *, statistics: bool = False) -> None:
+        """Let the last `depth` stages and the head train, and nothing else.
+
+        statistics: whether BatchNorm of the stages that train counts anew. A frozen stage stays
+        in eval mode too: else its BatchNorm statistics still move.
+        """
+        self._check(depth)
+        first = self.full_depth - depth
+        frozen = set().union(*map(self.tensors_of, range(first)))
+        self.model.eval()
+        self.model.requires_grad_(False)
+        for position in range(first, self.full_depth + 1):
+            for path in self._modules_of(position):
+                module = self.model.get_submodule(path)
+                module.train(statistics or not isinstance(module, _BatchNorm))
+            # A tensor that a frozen stage shares with a later one is frozen.
+            for name in (self.tensors_of(position) - frozen) & self._parameter_names:
+                self.model.get_parameter(name).requires_grad_()
+
+    def parameters_by_stage(self, depth: int) -> list[list[nn.Parameter]]:
+        """Trainable parameters of each of the last `depth` stages in order, then of the head."""
+        parameters = dict(self.model.named_parameters())
+        groups = []
+        for position in range(self.full_depth - depth, self.full_depth + 1):
+            names = sorted(self.tensors_of(position) & parameters.keys())
+            # Taken out once given: a shared parameter belongs to the first stage that reads it.
+            group = [parameters.pop(name) for name in names]
+            groups.append([p for p in group if p.requires_grad])
+        return groups
+
+    def tensors_of(self, position: int) -> set[str]:
+        """Names of the parameters and buffers that a stage reaches; `full_depth` is the head.
+
+        Bare ones, such as ViT's class token, belong to the stage that reads them.
+        """
+        names: set[str] = set()
+        for node in self._nodes_of(position):
+            if node.op == "get_attr":
+                names.add(str(node.target))
+            elif node.op == "call_module":
+                module = self.model.get_submodule(str(node.target))
+                for name, _ in [*module.named_parameters(), *module.named_buffers()]:
+                    names.add(f"{node.target}.{name}")
+        return names
+
+    def depth_of(self, block: str) -> int:
+        """Depth at which the stage of that block is the first that trains (`layer4.0`)."""
+        names = [stage.name for stage in self.stages]
+        inside = [i for i, name in enumerate(names) if f"{name}.".startswith(f"{block}.")]
+        if not inside:
+            raise OptionsError(architectures.unknown(block, names, "stage"))
+        return self.full_depth - inside[0]
+
+    def _modules_of(self, position: int) -> set[str]:
+        return {str(n.target) for n in self._nodes_of(position) if n.op == "call_module"}
+
+    def _nodes_of(self, position: int) -> Sequence[torch.fx.Node]:
+        if position == self.full_depth:
+            return self._traced.nodes[self.stages[-1].last + 1 :]
+        stage = self.stages[position]
+        return self._traced.nodes[stage.first : stage.last + 1]
+
+    def _check(self, depth: int) -> None:
+        if not 0 <= depth <= self.full_depth:
+            raise OptionsError(
+                f"--depths: {depth} is out of range; this source has {self.full_depth} stages "
+                f"({self.stages[0].name} to {self.stages[-1].name}), so 0 to {self.full_depth}."
+            )
+
+    def _cut(self, depth: int) -> int | None:
+        self._check(depth)
+        frozen = self.full_depth - depth
+        return self.stages[frozen - 1].last if frozen else None
+
+    def _graph_module(self, first: int, last: int | None) -> torch.fx.GraphModule:
+        """The nodes `first` to `last` as a module that shares the model's parameters."""
+        nodes = self._traced.nodes
+        graph = torch.fx.Graph()
+        copies: dict[torch.fx.Node, torch.fx.Node] = {}
+        if first:
+            copies[nodes[first - 1]] = graph.placeholder("value")
+        end = len(nodes) if last is None else last + 1
+        inside = nodes[first:end]
+        # Parameters read before the cut are read again behind it.
+        needed = {n for node in inside for n in node.all_input_nodes if n.op == "get_attr"}
+        for node in [*needed.difference(inside), *inside]:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+        result = self._traced.output.args[0] if last is None else nodes[last]
+        graph.output(torch.fx.node.map_arg(result, copies.__getitem__))
+        return torch.fx.GraphModule(self.model, graph)
+
+
+def bare_network(architecture: Architecture, classes: int) -> StagedNetwork:
+    """The architecture with a head for that many classes, its weights still to be loaded."""
+    model = architectures.build(architecture)
+    return StagedNetwork(model, heads.replace_head(model, classes))
+
+
+def network_from(source: SourceModel, classes: int) -> StagedNetwork:
+    """The source's network, pretrained, with a new head for that many classes.
+
+    The new head starts at zero, which gives every class the same probability and draws nothing
+    from a random generator.
+    """
+    model = architectures.build(source.architecture)
+    if source.classes:
+        _resize_head(model, len(source.classes))
+    architectures.load(model, source.state_dict, source.uri)
+    network = StagedNetwork(model, heads.replace_head(model, classes))
+    nn.init.zeros_(network.head.weight)
+    nn.init.zeros_(network.head.bias)
+    return network
+
+
+def _resize_head(model: nn.Module, classes: int) -> None:
+    head = model.get_submodule(cuts.head_of(model))
+    width = head.out_features if isinstance(head, nn.Linear) else head.out_channels
+    if width != classes:
+        heads.replace_head(model, classes)
+
+
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pixels as the weights expect them.
+
+    pixels: (B, H, W, 3) uint8; result: (B, 3, H, W) float32, channels-last in memory.
+    """
+    scale = pixels.new_tensor(std, dtype=torch.float32) * 255
+    shift = pixels.new_tensor(mean, dtype=torch.float32) * 255
+    return ((pixels.float() - shift) / scale).permute(0, 3, 1, 2)

@@ -1,0 +1,64 @@
+"""What is transferred from: an architecture, its weights, and the preprocessing they expect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+Library = Literal["timm", "torchvision"]
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A network of a library, by the library's own name for it: enough to build it anew."""
+
+    library: Library
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.library}://{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What the weights were trained to see.
+
+    size: side of the square input in pixels; mean and std: of RGB in [0, 1].
+    """
+
+    size: int
+    interpolation: Interpolation
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """The value whose `dataclasses.asdict` went through JSON."""
+        red, green, blue = values["mean"]
+        red_std, green_std, blue_std = values["std"]
+        return cls(
+            size=int(values["size"]),
+            interpolation=values["interpolation"],
+            mean=(red, green, blue),
+            std=(red_std, green_std, blue_std),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SourceModel:
+    """A pretrained network, ready to be built.
+
+    classes: names of its head's classes, empty where unknown; weights_sha256: of the tensors
+    themselves, so that the same weights in another file format have the same digest.
+    """
+
+    uri: str
+    architecture: Architecture
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    state_dict: Mapping[str, Tensor]
+    weights_sha256: str

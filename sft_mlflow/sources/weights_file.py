@@ -1,0 +1,66 @@
+"""`file:///weights.safetensors?arch=resnet50`, and folders of models made here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from sft_mlflow.errors import OptionsError
+from sft_mlflow.sources import architectures, model_folder, weights
+from sft_mlflow.sources.source_model import Preprocessing, SourceModel
+
+# ImageNet's, which nearly every published network was trained with.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def load(uri: str) -> SourceModel:
+    """Weights in a local file, with the architecture named in `?arch=`; or a model folder."""
+    parts = urlsplit(uri)
+    path = Path(unquote(parts.path))
+    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    if model_folder.is_model_folder(path):
+        return load_folder(path, uri)
+    odd = sorted(query.keys() - {"arch", "size", "mean", "std"})
+    if odd or "arch" not in query:
+        raise OptionsError(
+            f"--source {uri!r}: say which network the weights belong to, as in "
+            f"file:///weights.safetensors?arch=resnet50; size, mean and std may follow."
+        )
+    state_dict = weights.read_state_dict(path)
+    architecture = architectures.find(query["arch"])
+    head = [tensor for tensor in state_dict.values() if tensor.ndim > 1][-1]
+    return SourceModel(
+        uri=uri,
+        architecture=architecture,
+        preprocessing=Preprocessing(
+            size=int(query.get("size", 224)),
+            interpolation="bilinear",
+            mean=_triple(uri, query["mean"]) if "mean" in query else MEAN,
+            std=_triple(uri, query["std"]) if "std" in query else STD,
+        ),
+        classes=tuple(str(i) for i in range(head.shape[0])),
+        state_dict=state_dict,
+        weights_sha256=weights.digest(state_dict),
+    )
+
+
+def load_folder(folder: Path, uri: str) -> SourceModel:
+    """A model that a study made, as the next source; its weights are verified."""
+    config = model_folder.read_config(folder)
+    return SourceModel(
+        uri=uri,
+        architecture=config.architecture,
+        preprocessing=config.preprocessing,
+        classes=config.classes,
+        state_dict=model_folder.read_weights(folder, config),
+        weights_sha256=config.weights_sha256,
+    )
+
+
+def _triple(uri: str, text: str) -> tuple[float, float, float]:
+    try:
+        red, green, blue = map(float, text.split(","))
+    except ValueError:
+        raise OptionsError(f"--source {uri!r}: {text!r} is not three numbers (R,G,B).") from None
+    return red, green, blue

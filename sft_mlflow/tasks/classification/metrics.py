@@ -1,0 +1,132 @@
+"""Figures of a classifier from its probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+
+Probabilities = NDArray[np.float64]
+Targets = NDArray[np.int64]
+BINS = 15
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """How one class fares: each of precision, recall and f1 in [0, 1], support in images."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class Bin:
+    """One bar of the reliability diagram: mean confidence and accuracy of `count` images."""
+
+    low: float
+    high: float
+    confidence: float
+    accuracy: float
+    count: int
+
+
+def summary(probabilities: Probabilities, targets: Targets) -> dict[str, float]:
+    """`accuracy`, `macro_f1` and `ece` of probabilities (N, classes) against targets (N,)."""
+    return {
+        "accuracy": accuracy(probabilities, targets),
+        "macro_f1": macro_f1(probabilities, targets),
+        "ece": expected_calibration_error(probabilities, targets),
+    }
+
+
+def accuracy(probabilities: Probabilities, targets: Targets) -> float:
+    """Share of images whose most probable class is the true one."""
+    return float((probabilities.argmax(axis=1) == targets).mean())
+
+
+def macro_f1(probabilities: Probabilities, targets: Targets) -> float:
+    """F1 averaged over the classes that occur in targets or predictions, each counting the same."""
+    return float(f1_score(targets, probabilities.argmax(axis=1), average="macro", zero_division=0))
+
+
+def negative_log_likelihood(probabilities: Probabilities, targets: Targets) -> float:
+    """Mean of -log of the probability of the true class."""
+    chosen = probabilities[np.arange(len(targets)), targets]
+    return float(-np.log(np.clip(chosen, 1e-12, None)).mean())
+
+
+def reliability(probabilities: Probabilities, targets: Targets) -> tuple[Bin, ...]:
+    """Confidence against accuracy in bins of equal width; empty bins are left out."""
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == targets
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return tuple(
+        Bin(
+            low=i / BINS,
+            high=(i + 1) / BINS,
+            confidence=float(confidence[place == i].mean()),
+            accuracy=float(correct[place == i].mean()),
+            count=int((place == i).sum()),
+        )
+        for i in range(BINS)
+        if (place == i).any()
+    )
+
+
+def expected_calibration_error(probabilities: Probabilities, targets: Targets) -> float:
+    """Gap between confidence and accuracy, averaged over 15 bins by their number of images.
+
+    Guo et al. 2017, arXiv 1706.04599.
+    """
+    bins = reliability(probabilities, targets)
+    return sum(b.count * abs(b.confidence - b.accuracy) for b in bins) / len(targets)
+
+
+def per_class(
+    probabilities: Probabilities, targets: Targets, classes: Sequence[str]
+) -> tuple[ClassFigures, ...]:
+    """Precision, recall, F1 and support of every class, in the order of `classes`."""
+    columns = precision_recall_fscore_support(
+        targets, probabilities.argmax(axis=1), labels=range(len(classes)), zero_division=0
+    )
+    return tuple(
+        ClassFigures(name, float(p), float(r), float(f), int(n))
+        for name, p, r, f, n in zip(classes, *columns, strict=True)
+    )
+
+
+def confusion(
+    probabilities: Probabilities, targets: Targets, classes: Sequence[str]
+) -> NDArray[np.int64]:
+    """(classes, classes) counts: row is the true class, column the predicted one."""
+    result: NDArray[np.int64] = confusion_matrix(
+        targets, probabilities.argmax(axis=1), labels=range(len(classes))
+    )
+    return result
+
+
+def bootstrap_interval(
+    metric: Callable[[Probabilities, Targets], float],
+    probabilities: Probabilities,
+    targets: Targets,
+    *,
+    seed: int,
+    resamples: int = 500,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a metric over images drawn with replacement.
+
+    Efron & Tibshirani 1993, chapter 13.
+    """
+    generator = np.random.default_rng(seed)
+    draws = generator.integers(len(targets), size=(resamples, len(targets)))
+    values = [metric(probabilities[rows], targets[rows]) for rows in draws]
+    tail = (1 - confidence) / 2 * 100
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)

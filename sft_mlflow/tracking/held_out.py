@@ -1,0 +1,161 @@
+"""The images that a promotion is decided on: which they are, and what a model says of them."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sft_mlflow.data.images import read_bytes
+from sft_mlflow.data.loading import read_manifest
+from sft_mlflow.data.manifest import Manifest, Sample
+from sft_mlflow.data.ordered import THREADS, ordered_map
+from sft_mlflow.data.pixels import PixelSpec, pixels_of
+from sft_mlflow.data.readers import read
+from sft_mlflow.data.scan import scan
+from sft_mlflow.errors import DataError, TrackingError
+from sft_mlflow.tasks.classification.predictor import BATCH, Predictor
+
+MANIFEST = "manifest.parquet"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Test images. broken: listed files that give no pixels, left out of the manifest."""
+
+    manifest: Manifest
+    broken: int = 0
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """What is left of the test images after those that a model was trained on.
+
+    manifest: of the images that count; kept: their positions among all test images;
+    seen_by_challenger, seen_by_champion: images left out, where both saw one it counts in both.
+    """
+
+    manifest: Manifest
+    kept: NDArray[np.int64]
+    seen_by_challenger: int
+    seen_by_champion: int
+
+
+def own_test_side(folder: Path) -> HeldOut:
+    """The test side of the data that the model in the folder was made from."""
+    manifest = _manifest(folder)
+    return HeldOut(_test_only(manifest.name, manifest.uri, manifest.side("test")))
+
+
+def given_test_data(uri: str, *, cache: Path) -> HeldOut:
+    """The images behind a URI that is given as test data.
+
+    The test side, where the source has sides (a saved manifest, a column split, a test folder);
+    else all of it. Broken files are left out and counted. Raises DataError where none is left.
+    """
+    listing = read(uri, cache=cache)
+    sided = any(entry.split is not None for entry in listing.entries)
+    entries = [e for e in listing.entries if e.split == "test" or not sided]
+    facts = scan([entry.path for entry in entries])
+    samples = tuple(
+        Sample(entry.path, entry.label, fact.digest, "test", entry.group)
+        for entry, fact in zip(entries, facts, strict=True)
+        if fact.problem is None
+    )
+    if not samples:
+        raise DataError(
+            f"{listing.uri}: {len(entries)} test images are listed and none can be read. Give data "
+            "with readable images on its test side."
+        )
+    return HeldOut(
+        _test_only(listing.name, listing.uri, samples), broken=len(entries) - len(samples)
+    )
+
+
+def trained_on(folder: Path) -> frozenset[str]:
+    """SHA-256 of each image that the model in the folder was trained or chosen on."""
+    return frozenset(s.digest for s in _manifest(folder).samples if s.split != "test")
+
+
+def require_known(manifest: Manifest, classes: Sequence[str], who: str) -> None:
+    """Raises DataError where an image is of a class that the model does not know."""
+    unknown = [name for name in manifest.classes if name not in classes]
+    if not unknown:
+        return
+    near = difflib.get_close_matches(unknown[0], classes, n=1)
+    hint = f"; nearest is {near[0]!r}" if near else ""
+    raise DataError(
+        f"{manifest.uri}: holds {len(unknown)} classes that {who} does not know, as "
+        f"{unknown[0]!r}{hint}. Fix the labels, or give test data of the model's own classes."
+    )
+
+
+def unseen(
+    held_out: HeldOut, challenger_saw: frozenset[str], champion_saw: frozenset[str]
+) -> Unseen:
+    """The test images that neither model was trained on. Raises DataError where none is left."""
+    manifest = held_out.manifest
+    digests = [sample.digest for sample in manifest.samples]
+    by_challenger = sum(digest in challenger_saw for digest in digests)
+    by_champion = sum(digest in champion_saw for digest in digests)
+    seen = challenger_saw | champion_saw
+    kept = [at for at, digest in enumerate(digests) if digest not in seen]
+    if not kept:
+        raise DataError(
+            f"{manifest.uri}: of {len(digests)} test images the challenger was trained on "
+            f"{by_challenger} and the champion on {by_champion}; none is left. Give other data."
+        )
+    samples = tuple(manifest.samples[at] for at in kept)
+    return Unseen(
+        _test_only(manifest.name, manifest.uri, samples),
+        np.array(kept, np.int64),
+        by_challenger,
+        by_champion,
+    )
+
+
+def probabilities(predictor: Predictor, samples: Sequence[Sample]) -> NDArray[np.float64]:
+    """(samples, classes) float64, in their order; memory holds the pixels of a few batches.
+
+    Raises DataError for a file that is gone or no longer the one with the sample's digest.
+    """
+    preprocessing = predictor.config.preprocessing
+    spec = PixelSpec(preprocessing.size, preprocessing.interpolation)
+    parts = [np.empty((0, len(predictor.config.classes)))]
+    for batch in _verified_batches(samples, spec):
+        parts.append(predictor.probabilities(batch))
+    return np.concatenate(parts)
+
+
+def _verified_batches(samples: Sequence[Sample], spec: PixelSpec) -> Iterator[NDArray[np.uint8]]:
+    def pixels(sample: Sample) -> NDArray[np.uint8]:
+        data = read_bytes(sample.path)
+        if hashlib.sha256(data).hexdigest() != sample.digest:
+            raise DataError(
+                f"{sample.path}: is no longer the test image it was (its SHA-256 changed). "
+                "Restore it, or give other test data."
+            )
+        return pixels_of(data, spec)
+
+    decoded = ordered_map(pixels, samples, threads=THREADS, ahead=2 * BATCH)
+    while batch := list(islice(decoded, BATCH)):
+        yield np.stack(batch)
+
+
+def _manifest(folder: Path) -> Manifest:
+    if not (folder / MANIFEST).is_file():
+        raise TrackingError(
+            f"{folder}: the model has no {MANIFEST}, so it is not known which images it was "
+            "trained on. Promote a model that `finetune` made."
+        )
+    return read_manifest(folder / MANIFEST)
+
+
+def _test_only(name: str, uri: str, samples: tuple[Sample, ...]) -> Manifest:
+    return Manifest(name, uri, samples, tuple(sorted({sample.label for sample in samples})))

@@ -1,0 +1,133 @@
+"""What a study tells, as messages to MLflow: one child run a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from sft_mlflow.data.loading import save_manifest
+from sft_mlflow.data.manifest import Manifest
+from sft_mlflow.report.pictures import confusion_png
+from sft_mlflow.search.events import StudyEvent, TrialEnded, TrialEvent, TrialStarted
+from sft_mlflow.sources import model_folder
+from sft_mlflow.tasks.classification import calibration, metrics
+from sft_mlflow.tracking import runs
+from sft_mlflow.tracking.datasets import dataset_of
+from sft_mlflow.tracking.held_out import MANIFEST
+from sft_mlflow.tracking.outbox import Outbox, now
+from sft_mlflow.training.events import EpochEnded
+from sft_mlflow.training.recipe import Recipe
+from sft_mlflow.training.trial import VALIDATION_OUTPUTS
+
+
+def key_of(number: int) -> str:
+    """What messages call the run of that trial."""
+    return f"trial-{number}"
+
+
+class Mirror:
+    """Turns the events of a study into messages of the outbox, in their order."""
+
+    def __init__(self, outbox: Outbox, manifest: Manifest, objective: str) -> None:
+        self._outbox = outbox
+        self._manifest = manifest
+        self._objective = objective
+        self._recipes: dict[int, Recipe] = {}
+        self._epochs: dict[int, list[EpochEnded]] = {}
+        self._best: float | None = None
+
+    def __call__(self, event: StudyEvent) -> None:
+        """Queue what MLflow should know of the event."""
+        if isinstance(event, TrialStarted):
+            self._started(event)
+        elif isinstance(event, TrialEnded):
+            self._ended(event)
+        elif isinstance(event, TrialEvent) and isinstance(event.event, EpochEnded):
+            epoch = event.event
+            self._epochs[event.number].append(epoch)
+            key = key_of(event.number)
+            self._outbox.put(runs.metrics(key, epoch.metrics, epoch.epoch, epoch.timestamp))
+
+    def close(self, status: str) -> None:
+        """End the runs of trials that are still open."""
+        for number in list(self._recipes):
+            self._outbox.put(runs.ended(key_of(number), status, now()))
+        self._recipes.clear()
+
+    def _started(self, event: TrialStarted) -> None:
+        key, recipe = key_of(event.number), event.recipe
+        self._recipes[event.number] = recipe
+        self._epochs[event.number] = []
+        tags = {"sft.trial": str(event.number), "sft.attempt": str(event.attempt)}
+        name = f"{event.number:03d} depth {recipe.depth}"
+        self._outbox.put(runs.created(key, name, tags, now()))
+        self._outbox.put(runs.parameters(key, recipe_text(recipe)))
+        data = dataset_of(self._manifest)
+        self._outbox.put(runs.dataset(key, data, "training"))
+
+    def _ended(self, event: TrialEnded) -> None:
+        key = key_of(event.number)
+        recipe = self._recipes.pop(event.number)
+        epochs = self._epochs.pop(event.number)
+        tags = {"sft.state": event.state, **({"sft.reason": event.reason} if event.reason else {})}
+        self._outbox.put(runs.tags(key, tags))
+        if event.model is not None:
+            best = max(epochs, key=lambda e: e.value)
+            self._log_model(key, event.model, recipe, best)
+        if event.state == "COMPLETE" and event.value is not None:
+            self._best = event.value if self._best is None else max(self._best, event.value)
+            best_so_far = {f"best/valid/{self._objective}": self._best}
+            self._outbox.put(runs.metrics(runs.PARENT, best_so_far, event.number, now()))
+        self._outbox.put(runs.ended(key, runs.STATUS[event.state], now()))
+
+    def _log_model(self, key: str, folder: Path, recipe: Recipe, best: EpochEnded) -> None:
+        config = model_folder.read_config(folder)
+        save_manifest(self._manifest, folder / MANIFEST)
+        png = folder.with_name("confusion.png")
+        png.write_bytes(self._confusion(folder, config.temperature))
+        self._outbox.put(runs.files(key, {"confusion.png": png}))
+        example = next(s for s in self._manifest.samples if s.split == "test")
+        figures = {k: v for k, v in best.metrics.items() if k.startswith("valid/")}
+        self._outbox.put(
+            runs.model(
+                key,
+                name=f"{self._manifest.name}-{recipe.depth}",
+                folder=folder,
+                example=example.path,
+                values={f"best/{k}": v for k, v in figures.items()},
+                params=recipe_text(recipe),
+                model_tags=model_tags(self._manifest, config),
+            )
+        )
+
+    def _confusion(self, folder: Path, temperature: float) -> bytes:
+        outputs = np.load(folder.with_name(VALIDATION_OUTPUTS))
+        index = {name: i for i, name in enumerate(self._manifest.classes)}
+        truth = np.array([index[s.label] for s in self._manifest.side("valid")])
+        counts = metrics.confusion(
+            calibration.softmax(outputs, temperature), truth, self._manifest.classes
+        )
+        return confusion_png(counts, self._manifest.classes)
+
+
+def recipe_text(recipe: Recipe) -> dict[str, str]:
+    """The recipe as parameters of a run: `options.` and the name."""
+    return {
+        f"options.{name}": "" if value is None else str(value)
+        for name, value in asdict(recipe).items()
+    }
+
+
+def model_tags(manifest: Manifest, config: model_folder.ModelConfig) -> Mapping[str, str]:
+    """What a model was made of, as tags of the LoggedModel and of the registered version."""
+    return {
+        "sft.task": config.task,
+        "sft.source": config.source,
+        "sft.weights_sha256": config.weights_sha256,
+        "sft.data_name": manifest.name,
+        "sft.data_uri": manifest.uri,
+        "sft.data_digest": manifest.digest,
+    }

@@ -1,0 +1,190 @@
+"""Messages to the tracking server: written to disk first, delivered in order, each once.
+
+Training never waits for the server. A thread takes the messages from the file and delivers them;
+while the server is away it tries again, and what is not delivered when the process ends goes out
+when the study goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    INTERNAL_ERROR,
+    REQUEST_LIMIT_EXCEEDED,
+    TEMPORARILY_UNAVAILABLE,
+    ErrorCode,
+)
+from requests import RequestException
+
+_log = logging.getLogger(__name__)
+
+MESSAGES = "outbox.jsonl"
+DELIVERED = "delivered.json"
+LONGEST_PAUSE_SECONDS = 10.0
+_TRANSIENT = {
+    ErrorCode.Name(code)
+    for code in (INTERNAL_ERROR, REQUEST_LIMIT_EXCEEDED, TEMPORARILY_UNAVAILABLE)
+}
+
+Message = Mapping[str, Any]
+
+
+@dataclass
+class Delivered:
+    """How far the delivery is. ids: what the server called the things that messages made.
+
+    refused: messages that the server answered with a lasting error, and the error.
+    """
+
+    count: int = 0
+    ids: dict[str, str] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+
+
+# Does what the message says; gives the ids it learnt. `again`: it may have been delivered before.
+Deliver = Callable[[Message, Mapping[str, str], bool], Mapping[str, str]]
+
+
+class Outbox:
+    """A queue on disk, and the thread that empties it."""
+
+    def __init__(self, folder: Path, deliver: Deliver, ids: Mapping[str, str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._messages = folder / MESSAGES
+        self._state_path = folder / DELIVERED
+        self._deliver = deliver
+        self._state = _read_state(self._state_path)
+        self._state.ids.update(ids)
+        self._queue = _read_messages(self._messages)[self._state.count :]
+        self._changed = threading.Condition()
+        self._closing = False
+        self._file = self._messages.open("a")
+        self.problem: str | None = None
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+        self._thread.start()
+
+    def put(self, message: Message) -> None:
+        """Queue a message (JSON); returns as soon as it is on disk."""
+        with self._changed:
+            self._file.write(json.dumps(message) + "\n")
+            self._file.flush()
+            self._queue.append(message)
+            self._changed.notify_all()
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Wait until everything is delivered; False if that took too long."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._queue, timeout_seconds)
+
+    def close(self) -> None:
+        """End the thread; what is queued stays on disk."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._file.close()
+
+    @property
+    def ids(self) -> Mapping[str, str]:
+        """What the server called the things that delivered messages made."""
+        with self._changed:
+            return dict(self._state.ids)
+
+    @property
+    def waiting(self) -> int:
+        """Number of messages that are not delivered."""
+        with self._changed:
+            return len(self._queue)
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """What the server refused for good."""
+        with self._changed:
+            return tuple(self._state.refused)
+
+    def _run(self) -> None:
+        # The first may have been delivered by a process that died before it could note so.
+        again = True
+        failures = 0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                if self._closing:
+                    return
+                message = self._queue[0]
+            try:
+                learnt = self._deliver(message, self.ids, again)
+            except (MlflowException, RequestException, OSError) as error:
+                if _is_lasting(error):
+                    _log.warning("MLflow refused %s: %s", message["kind"], error)
+                    self._advance({}, f"{message['kind']}: {error}")
+                    continue
+                again = True
+                failures += 1
+                self.problem = str(error).splitlines()[0]
+                with self._changed:
+                    pause = min(0.5 * 2**failures, LONGEST_PAUSE_SECONDS)
+                    self._changed.wait_for(lambda: self._closing, pause)
+                continue
+            again = False
+            failures = 0
+            self.problem = None
+            self._advance(learnt, None)
+
+    def _advance(self, learnt: Mapping[str, str], refused: str | None) -> None:
+        with self._changed:
+            self._state.count += 1
+            self._state.ids.update(learnt)
+            if refused is not None:
+                self._state.refused.append(refused)
+            _write_state(self._state_path, self._state)
+            self._queue.pop(0)
+            self._changed.notify_all()
+
+
+def _is_lasting(error: Exception) -> bool:
+    """Whether trying again cannot help."""
+    if not isinstance(error, MlflowException):
+        return False
+    # A server that cannot be reached is an MlflowException too, with the HTTP error in its text.
+    return error.error_code not in _TRANSIENT
+
+
+def _read_messages(path: Path) -> list[Message]:
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    # A process killed while it wrote leaves a last line without its end.
+    whole, rest = lines[:-1], lines[-1]
+    if rest:
+        path.write_text("".join(f"{line}\n" for line in whole))
+    return [json.loads(line) for line in whole]
+
+
+def delivered(folder: Path) -> Delivered:
+    """How far the delivery of the outbox in that folder came."""
+    return _read_state(folder / DELIVERED)
+
+
+def _read_state(path: Path) -> Delivered:
+    return Delivered(**json.loads(path.read_text())) if path.exists() else Delivered()
+
+
+def _write_state(path: Path, state: Delivered) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(state.__dict__))
+    partial.replace(path)
+
+
+def now() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

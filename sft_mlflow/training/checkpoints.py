@@ -1,0 +1,70 @@
+"""What survives a crash of a trial: its last whole epoch and its best one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sft_mlflow.training.events import EpochEnded
+
+LAST = "last.pt"
+BEST = "best.pt"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """State after a whole epoch. tensors: those that train, and their stages' buffers."""
+
+    tensors: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+    schedule: Mapping[str, Any]
+    history: tuple[EpochEnded, ...]
+
+
+def save(folder: Path, checkpoint: Checkpoint, is_best: bool) -> None:
+    """Write the checkpoint; a crash leaves the previous one or this one, never half of one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_best:
+        _write(folder / BEST, dict(checkpoint.tensors))
+    _write(
+        folder / LAST,
+        {
+            "tensors": dict(checkpoint.tensors),
+            "optimizer": dict(checkpoint.optimizer),
+            "schedule": dict(checkpoint.schedule),
+            "history": [asdict(epoch) for epoch in checkpoint.history],
+        },
+    )
+
+
+def load(folder: Path) -> Checkpoint | None:
+    """The last checkpoint of the folder, or None where there is none."""
+    path = folder / LAST
+    if not path.exists():
+        return None
+    saved = torch.load(path, weights_only=True)
+    history = tuple(EpochEnded(**epoch) for epoch in saved["history"])
+    return Checkpoint(saved["tensors"], saved["optimizer"], saved["schedule"], history)
+
+
+def best_tensors(folder: Path) -> dict[str, Tensor]:
+    """Tensors of the best epoch so far."""
+    tensors: dict[str, Tensor] = torch.load(folder / BEST, weights_only=True)
+    return tensors
+
+
+def remove(folder: Path) -> None:
+    """Delete the checkpoints, once the model that came of them is written."""
+    for name in (LAST, BEST):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _write(path: Path, value: object) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(value, partial)
+    partial.replace(path)

@@ -1,0 +1,53 @@
+"""What a running trial tells: plain values that any consumer may read, log or ignore."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class FitStarted:
+    """The trial is set up. resumed: epochs that an earlier, interrupted attempt had finished."""
+
+    epochs: int
+    steps: int
+    trainable: int
+    resumed: int
+
+
+@dataclass(frozen=True)
+class StepEnded:
+    """One optimiser step. epoch counts from 1; step from 1 to steps within the epoch."""
+
+    epoch: int
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """One epoch with its validation. metrics: `train/loss`, `valid/...`, `lr`.
+
+    epoch counts from 1, 0 is the probe that the head starts from; value: the objective;
+    timestamp: milliseconds since 1970, of the epoch's end.
+    """
+
+    epoch: int
+    value: float
+    metrics: Mapping[str, float]
+    seconds: float
+    timestamp: int
+
+
+@dataclass(frozen=True)
+class FitEnded:
+    """The trial is over. stopped: by its consumer."""
+
+    reason: Literal["finished", "early-stopped", "stopped"]
+    best_epoch: int
+    value: float
+
+
+FitEvent = FitStarted | StepEnded | EpochEnded | FitEnded

@@ -1,0 +1,184 @@
+"""The loop.
+
+    freeze all but the last stages
+    go on from the checkpoint, if there is one; else validate what the head starts from
+    for every epoch:
+        for every batch: loss, gradient, clip, step
+        validate, save a checkpoint
+        stop early where nothing improves
+    load the best epoch
+
+It is a generator of events and knows no MLflow, no Optuna and no screen. Whoever consumes it stops
+it, to prune or to keep a budget, by sending True in answer to an event.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sft_mlflow.errors import TrialError
+from sft_mlflow.sources.network import StagedNetwork
+from sft_mlflow.tasks.base import Task
+from sft_mlflow.training import checkpoints, optimisers
+from sft_mlflow.training.batches import Batches
+from sft_mlflow.training.checkpoints import Checkpoint
+from sft_mlflow.training.events import EpochEnded, FitEnded, FitEvent, FitStarted, StepEnded
+from sft_mlflow.training.precision import Arithmetic
+from sft_mlflow.training.randomness import keyed
+from sft_mlflow.training.recipe import LossSettings, Recipe
+
+
+def fit(
+    network: StagedNetwork,
+    recipe: Recipe,
+    batches: Batches,
+    task: Task,
+    classes: Sequence[str],
+    folder: Path,
+    arithmetic: Arithmetic,
+    device: torch.device,
+) -> Generator[FitEvent, bool | None, FitEnded]:
+    """Events of the training of the network's last `recipe.depth` stages and its head.
+
+    network: on the device; folder: for checkpoints, from which an interrupted fit goes on. At the
+    end, which is the generator's value, the network is in eval mode with its best weights.
+    Raises TrialError where the loss is not finite.
+    """
+    # A probe was fitted to features of the source's statistics; with those of small batches it
+    # would begin far off (docs/performance.md has the figures).
+    statistics = recipe.head_start == "random"
+    network.freeze(recipe.depth, statistics=statistics)
+    suffix = network.suffix(recipe.depth)
+    trained = _trained_tensors(network, recipe.depth)
+    stages = network.parameters_by_stage(recipe.depth)
+    steps = batches.steps
+    # A probe has no learning rate, and no epochs that would use one.
+    optimizer = optimisers.optimiser(stages, recipe, recipe.lr or 0.0)
+    schedule = optimisers.schedule(optimizer, steps * recipe.epochs, recipe.warmup)
+    settings = LossSettings(
+        recipe.label_smoothing,
+        None if recipe.class_weights is None else torch.tensor(recipe.class_weights).to(device),
+    )
+    epochs = 0 if recipe.is_probe else recipe.epochs
+
+    history: list[EpochEnded] = []
+    saved = checkpoints.load(folder)
+    if saved is not None:
+        _copy(saved.tensors, trained)
+        optimizer.load_state_dict(dict(saved.optimizer))
+        schedule.load_state_dict(dict(saved.schedule))
+        history = list(saved.history)
+    yield FitStarted(
+        epochs=epochs,
+        steps=steps,
+        trainable=sum(p.numel() for stage in stages for p in stage),
+        resumed=max(0, len(history) - 1),
+    )
+    stopped = yield from _replay(history)
+
+    for epoch in range(len(history), epochs + 1):
+        if stopped or _is_early(history, recipe.patience):
+            break
+        start = time.perf_counter()
+        losses = []
+        for step, batch in enumerate(batches.training(epoch) if epoch else (), start=1):
+            with keyed(recipe.seed, "step", epoch, step):
+                with arithmetic.autocast():
+                    outputs = suffix(batch.values)
+                loss = task.loss(outputs, batch.targets, settings)
+                loss.backward()
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise TrialError(
+                    f"the loss became {losses[-1]} at epoch {epoch}, step {step}, with learning "
+                    f"rate {recipe.lr:g}. Lower --lr-max."
+                )
+            nn.utils.clip_grad_norm_(
+                [p for stage in stages for p in stage], recipe.clip, foreach=True
+            )
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            stopped = yield StepEnded(epoch, step, steps)
+            if stopped:
+                break
+        if stopped:
+            break
+        network.model.eval()
+        outputs_valid, targets = predict(suffix, batches)
+        network.freeze(recipe.depth, statistics=statistics)
+        found = task.evaluate(outputs_valid, targets, classes)
+        metrics = {f"valid/{name}": value for name, value in found.items()}
+        if losses:
+            metrics["train/loss"] = float(np.mean(losses))
+            metrics["lr"] = float(schedule.get_last_lr()[0])
+        ended = EpochEnded(
+            epoch=epoch,
+            value=found[recipe.metric],
+            metrics=metrics,
+            seconds=time.perf_counter() - start,
+            timestamp=time.time_ns() // 1_000_000,
+        )
+        is_best = all(ended.value > earlier.value for earlier in history)
+        history.append(ended)
+        checkpoints.save(
+            folder,
+            Checkpoint(trained, optimizer.state_dict(), schedule.state_dict(), tuple(history)),
+            is_best,
+        )
+        stopped = yield ended
+
+    _copy(checkpoints.best_tensors(folder), trained)
+    network.model.eval()
+    best = max(history, key=lambda e: e.value)
+    if stopped:
+        return FitEnded("stopped", best.epoch, best.value)
+    return FitEnded(
+        "finished" if len(history) > epochs else "early-stopped", best.epoch, best.value
+    )
+
+
+@torch.no_grad()
+def predict(suffix: nn.Module, batches: Batches) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Outputs and targets of the validation side, in float32 as the model will be used."""
+    outputs, targets = [], []
+    for batch in batches.validation():
+        outputs.append(suffix(batch.values).float().cpu().numpy())
+        targets.append(batch.targets.cpu().numpy())
+    return np.concatenate(outputs), np.concatenate(targets)
+
+
+def _replay(history: list[EpochEnded]) -> Generator[FitEvent, bool | None, bool | None]:
+    """The epochs of an interrupted attempt once more; whether the consumer wants no others."""
+    stopped: bool | None = None
+    for epoch in list(history):
+        stopped = yield epoch
+    return stopped
+
+
+def _is_early(history: list[EpochEnded], patience: int) -> bool:
+    if not history:
+        return False
+    best = max(history, key=lambda e: e.value)
+    return history[-1].epoch - best.epoch >= patience
+
+
+def _trained_tensors(network: StagedNetwork, depth: int) -> dict[str, Tensor]:
+    first = network.full_depth - depth
+    state = network.model.state_dict()
+    names = set().union(*map(network.tensors_of, range(first, network.full_depth + 1)))
+    return {name: state[name] for name in sorted(names & state.keys())}
+
+
+def _copy(values: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in into.items():
+            tensor.copy_(values[name])

@@ -1,0 +1,145 @@
+"""What is settled once, before the first trial, and holds for all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sft_mlflow.errors import OptionsError
+from sft_mlflow.sources.network import StagedNetwork
+from sft_mlflow.sources.source_model import Preprocessing, SourceModel
+from sft_mlflow.tasks import TASKS
+from sft_mlflow.training.batches import LiveBatches, Side
+from sft_mlflow.training.precision import Arithmetic, faster_precision
+from sft_mlflow.training.probe import Features, features, fit_probe
+from sft_mlflow.training.recipe import Augmentation, Precision
+from sft_mlflow.training.trial import Material, Progress, network_at
+
+# A picture is enlarged at most this much: beyond, a network computes on invented pixels.
+ENLARGEMENT = 4
+SMALLEST, STEP = 64, 32
+# Mirrored validation images may cost the probe so much accuracy, and mirroring is still harmless.
+MIRROR_LOSS = 0.03
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Of one source: what the probe tells. seconds_an_image: of a forward pass, for budgets."""
+
+    uri: str
+    image_size: int
+    full_depth: int
+    stages: tuple[str, ...]
+    augmentation: Augmentation
+    precision: Precision
+    metrics: Mapping[str, float]
+    mirrored_accuracy: float
+    seconds_an_image: float
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Prepared:
+        """The value whose `dataclasses.asdict` went through JSON."""
+        return cls(**{**values, "stages": tuple(values["stages"])})
+
+
+def natural_size(source: SourceModel, shorter_side: float) -> int:
+    """Side in pixels at which to show images with that shorter side to the source.
+
+    The source's own size, but no enlargement beyond four times, in multiples of 32 from 64.
+    """
+    enlarged = STEP * round(ENLARGEMENT * shorter_side / STEP)
+    return min(source.preprocessing.size, max(SMALLEST, enlarged))
+
+
+def prepare(
+    material: Material,
+    uri: str,
+    *,
+    image_size: int | None,
+    shorter_side: float,
+    augmentation: Augmentation | None,
+    precision: Precision | None,
+    batch_size: int,
+    class_weights: tuple[float, ...] | None,
+    metric: str,
+    progress: Progress,
+) -> Prepared:
+    """Fit the source's probe and settle what was left open (None) by looking, not guessing.
+
+    The probe is kept in the material's folder, for trials to start from. Raises OptionsError
+    where the source does not take images of that size.
+    """
+    source = material.source(uri)
+    size = image_size or natural_size(source, shorter_side)
+    network, preprocessing = network_at(material, source, size)
+    if not _accepts(network, size, material.device):
+        own = source.preprocessing.size
+        if image_size is not None or size == own:
+            raise OptionsError(
+                f"--image-size {size}: {uri} takes images of {own} pixels only; "
+                f"use --image-size {own}."
+            )
+        size = own
+        network, preprocessing = network_at(material, source, size)
+    train, valid = (material.side(split, preprocessing, progress) for split in ("train", "valid"))
+    start = time.perf_counter()
+    train_features = _features(network, preprocessing, train, material.device)
+    seconds_an_image = (time.perf_counter() - start) / len(train.targets)
+    valid_features = _features(network, preprocessing, valid, material.device)
+
+    def evaluate(outputs: NDArray[np.float32], targets: NDArray[np.int64]) -> Mapping[str, float]:
+        return TASKS[material.task].evaluate(outputs, targets, material.manifest.classes)
+
+    classes = len(material.manifest.classes)
+    probe = fit_probe(train_features, valid_features, classes, class_weights, evaluate, metric)
+    probe.save(material.probe_path(uri, size))
+    plain = evaluate(probe.outputs(valid_features), valid_features.targets)
+    mirror = Side(np.ascontiguousarray(valid.pixels[:, :, ::-1]), valid.targets)
+    mirrored = _features(network, preprocessing, mirror, material.device)
+    mirrored_accuracy = evaluate(probe.outputs(mirrored), mirrored.targets)["accuracy"]
+    keeps_class = plain["accuracy"] - mirrored_accuracy <= MIRROR_LOSS
+    network.freeze(network.full_depth)
+    return Prepared(
+        uri=uri,
+        image_size=size,
+        full_depth=network.full_depth,
+        stages=tuple(stage.name for stage in network.stages),
+        augmentation=augmentation or ("natural" if keeps_class else "light"),
+        precision=precision or faster_precision(network.model, size, batch_size, material.device),
+        metrics={f"valid/{name}": value for name, value in plain.items()},
+        mirrored_accuracy=mirrored_accuracy,
+        seconds_an_image=seconds_an_image,
+    )
+
+
+def _features(
+    network: StagedNetwork, preprocessing: Preprocessing, side: Side, device: torch.device
+) -> Features:
+    batches = LiveBatches(
+        train=side,
+        valid=side,
+        prefix=network.prefix(0),
+        preprocessing=preprocessing,
+        augmentation="none",
+        batch_size=1,
+        seed=0,
+        device=device,
+        arithmetic=Arithmetic("float32", device.type),
+    )
+    return features(batches.validation())
+
+
+@torch.no_grad()
+def _accepts(network: StagedNetwork, size: int, device: torch.device) -> bool:
+    try:
+        network.model.eval()(torch.zeros(1, 3, size, size, device=device))
+    # ViT asserts its size; others fail in a product of shapes that do not fit.
+    except (AssertionError, RuntimeError, ValueError):
+        return False
+    return True

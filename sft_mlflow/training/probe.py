@@ -1,0 +1,121 @@
+"""The linear probe: the best head on frozen features, where every trial starts (LP-FT)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from sft_mlflow.training.batches import Batch
+
+# Inverse strengths of the L2 penalty that are tried; features have unit variance.
+STRENGTHS = (0.001, 0.01, 0.1)
+ITERATIONS = 200
+
+
+@dataclass(frozen=True)
+class Features:
+    """Values that the head reads, (N, F) float32, with the true classes (N,) int64."""
+
+    values: NDArray[np.float32]
+    targets: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted head: weight (classes, F) and bias (classes,), for features as they come."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+    def outputs(self, features: Features) -> NDArray[np.float32]:
+        """Logits (N, classes)."""
+        return features.values @ self.weight.T + self.bias
+
+    def copy_into(self, head: nn.Linear) -> None:
+        """Give the head these weights."""
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(self.weight))
+            head.bias.copy_(torch.from_numpy(self.bias))
+
+    def save(self, path: Path) -> None:
+        """Write it as safetensors, at once."""
+        partial = path.with_suffix(".partial")
+        save_file({"weight": self.weight, "bias": self.bias}, partial)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Probe:
+        """A probe that `save` wrote."""
+        return cls(**load_file(path))
+
+
+def features(batches: Iterable[Batch]) -> Features:
+    """The batches' values at the cut before the head, in their order."""
+    values, targets = [], []
+    for batch in batches:
+        values.append(batch.values.float().cpu().numpy())
+        targets.append(batch.targets.cpu().numpy())
+    return Features(np.concatenate(values), np.concatenate(targets))
+
+
+def fit_probe(
+    train: Features,
+    valid: Features,
+    classes: int,
+    weights: tuple[float, ...] | None,
+    evaluate: Callable[[NDArray[np.float32], NDArray[np.int64]], Mapping[str, float]],
+    metric: str,
+) -> Probe:
+    """The multinomial logistic regression whose penalty does best on the validation side.
+
+    weights: of each class, or None; evaluate: metrics of logits, `loss` among them, which decides
+    between equals. A class without a training image gets the least probability.
+    """
+    mean, std = train.values.mean(axis=0), train.values.std(axis=0) + 1e-6
+    scaled = (train.values - mean) / std
+    best: tuple[tuple[float, float], Probe] | None = None
+    for strength in STRENGTHS:
+        model = LogisticRegression(
+            C=strength,
+            max_iter=ITERATIONS,
+            class_weight=None if weights is None else dict(enumerate(weights)),
+        )
+        with warnings.catch_warnings():
+            # A head that is not quite at the optimum is a fine start, and training goes on.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(scaled, train.targets)
+        probe = _unscaled(model, classes, mean, std)
+        found = evaluate(probe.outputs(valid), valid.targets)
+        rank = (found[metric], -found["loss"])
+        if best is None or rank > best[0]:
+            best = rank, probe
+    assert best is not None
+    return best[1]
+
+
+def _unscaled(
+    model: LogisticRegression,
+    classes: int,
+    mean: NDArray[np.float32],
+    std: NDArray[np.float32],
+) -> Probe:
+    coefficients, intercepts = model.coef_, model.intercept_
+    if len(model.classes_) == 2:
+        # scikit-learn keeps one row for two classes; half of it each way is the same function.
+        coefficients = np.concatenate([-coefficients, coefficients]) / 2
+        intercepts = np.concatenate([-intercepts, intercepts]) / 2
+    weight = np.zeros((classes, len(mean)), np.float32)
+    bias = np.full(classes, intercepts.min() - 1, np.float32)
+    weight[model.classes_] = coefficients / std
+    bias[model.classes_] = intercepts - (coefficients * (mean / std)).sum(axis=1)
+    return Probe(weight, bias)

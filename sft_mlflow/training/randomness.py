@@ -1,0 +1,27 @@
+"""Random draws that depend on the seed and their place, not on what was drawn before."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def seed_of(*key: int | str) -> int:
+    """A 63-bit seed that belongs to the key: the same everywhere, unrelated to its neighbours'."""
+    text = "/".join(map(str, key)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+@contextmanager
+def keyed(*key: int | str) -> Iterator[None]:
+    """Seed torch's global generator by the key, and put its state back afterwards.
+
+    Dropout and torchvision's transforms draw from it and take no generator of their own.
+    """
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed_of(*key))
+        yield

@@ -1,0 +1,54 @@
+"""The recipe: everything that decides the weights except the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Augmentation = Literal["none", "light", "natural"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one trial is trained.
+
+    depth: the last stages that train with the head; lr: peak learning rate of the head, None for a
+    probe; warmup: share of the steps over which it rises; clip: largest norm of the gradient.
+    """
+
+    source: str
+    depth: int
+    lr: float | None
+    epochs: int
+    batch_size: int
+    image_size: int
+    optimizer: Literal["adamw", "sgd"]
+    weight_decay: float
+    layer_decay: float
+    label_smoothing: float
+    class_weights: tuple[float, ...] | None
+    augmentation: Augmentation
+    head_start: Literal["probe", "random"]
+    patience: int
+    precision: Precision
+    metric: str
+    seed: int
+    warmup: float = 0.1
+    momentum: float = 0.9
+    clip: float = 1.0
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the probe alone is the trial: there is nothing left to train."""
+        return self.depth == 0 and self.head_start == "probe"
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The part of the recipe that the task's loss reads, on the device."""
+
+    label_smoothing: float
+    class_weights: Tensor | None
