@@ -84,7 +84,7 @@ class FinetuneOptions(Options):
             "less for images that are much smaller.",
         )
     )
-    batch_size: int = Field(32, ge=1, le=4096, description="Images a training step.")
+    batch_size: int = Field(16, ge=1, le=4096, description="Images a training step.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="SGD has momentum 0.9.")
     weight_decay: float = Field(0.02, ge=0, lt=1, description="Of weight matrices and kernels.")
     layer_decay: float = Field(
@@ -97,7 +97,8 @@ class FinetuneOptions(Options):
     augment: Literal["auto", "none", "light", "natural"] = Field(
         "auto",
         description="light: small shifts, turns and light changes; natural: crops and mirroring "
-        "as well; auto: natural if mirrored images keep their class for the probe, else light.",
+        "as well; auto: none up to 3 epochs, else natural if mirrored images keep their class "
+        "for the probe, else light.",
     )
     head_start: Literal["probe", "random"] = Field(
         "probe",

@@ -32,7 +32,7 @@ from sft_mlflow.search.study import Limits, Row
 from sft_mlflow.sources import model_folder
 from sft_mlflow.sources.uri import is_tracked
 from sft_mlflow.tasks import TASKS
-from sft_mlflow.tracking import connection, fetch, runs
+from sft_mlflow.tracking import connection, fetch, promotion, runs
 from sft_mlflow.tracking.datasets import dataset_of
 from sft_mlflow.tracking.mirror import Mirror, key_of, model_tags
 from sft_mlflow.tracking.outbox import Outbox, now
@@ -308,6 +308,7 @@ def _prepared(
         shorter_side=loaded.shorter_side,
         augmentation=None if options.augment == "auto" else options.augment,
         precision=None if options.precision == "auto" else options.precision,
+        epochs=options.epochs,
         batch_size=options.batch_size,
         class_weights=weights,
         metric=objective,
@@ -420,7 +421,10 @@ def _register(
     for row in sorted(chosen, key=lambda r: r.number == best.number):
         config = model_folder.read_config(row.folder / MODEL)
         tags = {**model_tags(loaded.manifest, config), "sft.study": options.study}
-        alias = fetch.CHALLENGER if row.number == best.number else None
+        alias = None
+        if row.number == best.number:
+            alias = fetch.CHALLENGER
+            tags[promotion.TEST_READINGS] = "1"
         outbox.put(runs.registered(key_of(row.number), model_name, alias, tags))
 
 

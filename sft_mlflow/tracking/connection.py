@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from mlflow import MlflowClient, get_tracking_uri
+import mlflow
+from mlflow import MlflowClient
 
 
 def connect() -> MlflowClient:
     """A client of the server that MLFLOW_TRACKING_URI or MLflow's default names."""
-    return MlflowClient(tracking_uri=get_tracking_uri())
+    uri = mlflow.get_tracking_uri()
+    # The SQL registry looks up the source of a new version at the process's address, not at the
+    # client's: said once, so that they are the same even if the environment changes.
+    mlflow.set_tracking_uri(uri)
+    return MlflowClient(tracking_uri=uri)
 
 
 def page_of_run(client: MlflowClient, experiment_id: str, run_id: str) -> str:

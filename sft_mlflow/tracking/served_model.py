@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
@@ -41,21 +42,22 @@ class ServedClassifier(PythonModel):
         """
         config = self._predictor.config
         spec = PixelSpec(config.preprocessing.size, config.preprocessing.interpolation)
-        rows = []
+        pixels = np.empty((len(model_input), spec.size, spec.size, 3), np.uint8)
         for position, image in enumerate(model_input["image"]):
             try:
-                [row] = self._predictor.probabilities(pixels_of(bytes(image), spec)[None])
+                pixels[position] = pixels_of(bytes(image), spec)
             except DataError as error:
                 raise MlflowException(
                     f"row {position}: {error}", error_code=INVALID_PARAMETER_VALUE
                 ) from error
-            rows.append(
-                {
-                    "prediction": config.classes[int(row.argmax())],
-                    "probability": float(row.max()),
-                    "probabilities": dict(zip(config.classes, map(float, row), strict=True)),
-                }
-            )
+        rows = [
+            {
+                "prediction": config.classes[int(row.argmax())],
+                "probability": float(row.max()),
+                "probabilities": dict(zip(config.classes, map(float, row), strict=True)),
+            }
+            for row in self._predictor.probabilities(pixels)
+        ]
         return pd.DataFrame(rows, columns=["prediction", "probability", "probabilities"])
 
 

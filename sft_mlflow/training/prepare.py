@@ -26,6 +26,8 @@ ENLARGEMENT = 4
 SMALLEST, STEP = 64, 32
 # Mirrored validation images may cost the probe so much accuracy, and mirroring is still harmless.
 MIRROR_LOSS = 0.03
+# Seen this often, the images themselves are new enough, and changing them only slows learning.
+FEW_EPOCHS = 3
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def prepare(
     shorter_side: float,
     augmentation: Augmentation | None,
     precision: Precision | None,
+    epochs: int,
     batch_size: int,
     class_weights: tuple[float, ...] | None,
     metric: str,
@@ -110,12 +113,18 @@ def prepare(
         image_size=size,
         full_depth=network.full_depth,
         stages=tuple(stage.name for stage in network.stages),
-        augmentation=augmentation or ("natural" if keeps_class else "light"),
+        augmentation=augmentation or _augmentation(epochs, keeps_class),
         precision=precision or faster_precision(network.model, size, batch_size, material.device),
         metrics={f"valid/{name}": value for name, value in plain.items()},
         mirrored_accuracy=mirrored_accuracy,
         seconds_an_image=seconds_an_image,
     )
+
+
+def _augmentation(epochs: int, keeps_class: bool) -> Augmentation:
+    if epochs <= FEW_EPOCHS:
+        return "none"
+    return "natural" if keeps_class else "light"
 
 
 def _features(

@@ -13,17 +13,6 @@ from sft_mlflow.data.manifest import Manifest
 from . import made_models
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # MLflow's own SQL store uses a loader strategy that SQLAlchemy 2.1 has deprecated.
-    config.addinivalue_line("filterwarnings", "ignore:The ``noload`` loader strategy")
-    # MLflow warns of type hints in its own modules when pyfunc is imported.
-    config.addinivalue_line("filterwarnings", "ignore:.*Any type hint is inferred as AnyType")
-    # MLflow calls `all`, `drop` and operators of a frame in ways that pandas 4 will no longer take.
-    config.addinivalue_line("filterwarnings", "ignore:.*all arguments of all will be keyword-only")
-    config.addinivalue_line("filterwarnings", "ignore:The inplace keyword in DataFrame.drop")
-    config.addinivalue_line("filterwarnings", "ignore:Operation with range is deprecated")
-
-
 @pytest.fixture(scope="session")
 def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty sqlite store; its migrations take seconds, so they run once."""
