@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from types import UnionType
@@ -31,6 +32,8 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point of the console script and of `python -m sft_mlflow`."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, _interrupt)
     try:
         code = _group.main(standalone_mode=False)
     except SftError as error:
@@ -43,6 +46,14 @@ def main() -> None:
         click.echo("interrupted; the same command with the study's name goes on", err=True)
         sys.exit(INTERRUPTED)
     sys.exit(code or 0)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Let the command end its runs in peace; a second Ctrl-C does not wait for that."""
+    # `mlflow run` passes Ctrl-C on as SIGINT and, right after it, SIGTERM.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 @click.group(

@@ -16,23 +16,41 @@ from sft_mlflow.sources.source_model import Architecture, Library
 def build(architecture: Architecture) -> nn.Module:
     """The network with random weights and its own head, in eval mode."""
     if architecture.library == "timm":
-        model: nn.Module = timm.create_model(architecture.name, pretrained=False)
-    else:
-        model = torchvision.models.get_model(
-            architecture.name, weights=None, **_plain(architecture)
-        )
-        _drop_auxiliary_heads(model)
+        return from_timm(architecture.name, pretrained=False)
+    model: nn.Module = torchvision.models.get_model(
+        architecture.name, weights=None, **_settings(architecture)
+    )
+    _drop_auxiliary_heads(model)
+    return model.eval()
+
+
+def from_timm(name: str, *, pretrained: bool) -> nn.Module:
+    """timm's network of that name, in eval mode.
+
+    One that is published without a head, as DINO is, gets a head of zeros for one class.
+    """
+    model: nn.Module = timm.create_model(name, pretrained=pretrained)
+    if model.num_classes == 0:
+        model.reset_classifier(1)  # type: ignore[operator]
+        for parameter in model.get_classifier().parameters():  # type: ignore[operator]
+            nn.init.zeros_(parameter)
     return model.eval()
 
 
 def load(model: nn.Module, state_dict: Mapping[str, Tensor], origin: str) -> None:
     """Copy the weights into the model; every tensor of the model must be there.
 
-    Tensors of auxiliary heads, which only their own pretraining used, are passed over.
+    Tensors of auxiliary heads, which only their own pretraining used, are passed over, and so are
+    missing counters of BatchNorm's batches, which files from before torch 0.4.1 do not have.
     Raises DataError that names what does not fit.
     """
+    # Filled in place, because it carries the versions that some modules (MNASNet) insist on.
     wanted = model.state_dict()
-    missing = sorted(wanted.keys() - state_dict.keys())
+    missing = sorted(
+        name
+        for name in wanted.keys() - state_dict.keys()
+        if not name.endswith("num_batches_tracked")
+    )
     odd = sorted(
         name
         for name, tensor in state_dict.items()
@@ -51,7 +69,8 @@ def load(model: nn.Module, state_dict: Mapping[str, Tensor], origin: str) -> Non
             f"{origin}: the weights do not fit the network: {'; '.join(problems)}. "
             f"Name the architecture they belong to with ?arch=."
         )
-    model.load_state_dict({name: state_dict[name] for name in wanted})
+    wanted.update((name, state_dict[name]) for name in wanted.keys() & state_dict.keys())
+    model.load_state_dict(wanted)
 
 
 def find(name: str) -> Architecture:
@@ -76,10 +95,12 @@ def unknown(name: str, known: list[str], what: str) -> str:
     return f"unknown {what} {name!r}.{hint}"
 
 
-def _plain(architecture: Architecture) -> dict[str, bool]:
-    # Their constructors start with minutes of scipy's truncated normal unless told not to.
+def _settings(architecture: Architecture) -> dict[str, bool]:
+    # Their constructors start with minutes of scipy's truncated normal unless told not to. Their
+    # weights were trained on pixels scaled otherwise than torchvision's presets do it, and the
+    # network converts them: torchvision sets that only where it loads the weights itself.
     if architecture.name in ("inception_v3", "googlenet"):
-        return {"init_weights": False}
+        return {"init_weights": False, "transform_input": True}
     return {}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch.fx
 from torch import Tensor, nn
@@ -25,7 +25,6 @@ class StagedNetwork:
         self.head_path = head_path
         self._traced = cuts.trace(model, head_path)
         self.stages = cuts.stages(model, self._traced)
-        self._parameter_names = {name for name, _ in model.named_parameters()}
 
     @property
     def full_depth(self) -> int:
@@ -60,16 +59,16 @@ class StagedNetwork:
         """
         self._check(depth)
         first = self.full_depth - depth
-        frozen = set().union(*map(self.tensors_of, range(first)))
+        frozen = range(first)
+        training = range(first, self.full_depth + 1)
         self.model.eval()
+        for path in self._modules_of(training) - self._modules_of(frozen):
+            module = self.model.get_submodule(path)
+            module.train(statistics or not isinstance(module, _BatchNorm))
+        # What a frozen stage shares with a later one, under whatever name, is frozen.
         self.model.requires_grad_(False)
-        for position in range(first, self.full_depth + 1):
-            for path in self._modules_of(position):
-                module = self.model.get_submodule(path)
-                module.train(statistics or not isinstance(module, _BatchNorm))
-            # A tensor that a frozen stage shares with a later one is frozen.
-            for name in (self.tensors_of(position) - frozen) & self._parameter_names:
-                self.model.get_parameter(name).requires_grad_()
+        for parameter in self._parameters_of(training) - self._parameters_of(frozen):
+            parameter.requires_grad_()
 
     def parameters_by_stage(self, depth: int) -> list[list[nn.Parameter]]:
         """Trainable parameters of each of the last `depth` stages in order, then of the head."""
@@ -105,8 +104,14 @@ class StagedNetwork:
             raise OptionsError(architectures.unknown(block, names, "stage"))
         return self.full_depth - inside[0]
 
-    def _modules_of(self, position: int) -> set[str]:
-        return {str(n.target) for n in self._nodes_of(position) if n.op == "call_module"}
+    def _modules_of(self, positions: Iterable[int]) -> set[str]:
+        nodes = [node for position in positions for node in self._nodes_of(position)]
+        return {str(node.target) for node in nodes if node.op == "call_module"}
+
+    def _parameters_of(self, positions: Iterable[int]) -> set[nn.Parameter]:
+        named = dict(self.model.named_parameters(remove_duplicate=False))
+        names = set().union(*map(self.tensors_of, positions))
+        return {named[name] for name in names & named.keys()}
 
     def _nodes_of(self, position: int) -> Sequence[torch.fx.Node]:
         if position == self.full_depth:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import timm
+from huggingface_hub import constants
 from timm.data.config import resolve_data_config
 
 from sft_mlflow.errors import DataError, OptionsError
@@ -26,12 +27,14 @@ def load(uri: str) -> SourceModel:
     if name not in timm.list_pretrained() and not timm.list_pretrained(f"{name}.*"):
         raise OptionsError(f"--source {uri!r}: timm has no pretrained weights of that name.")
     try:
-        model: Any = timm.create_model(name, pretrained=True)
+        model: Any = architectures.from_timm(name, pretrained=True)
     # Whatever the hub's client raises when it is offline derives from one of these.
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
             f"--source {uri!r}: the weights could not be fetched ({error}). Where the network is "
-            f"closed, fill the Hugging Face cache (HF_HOME) on another machine and copy it here."
+            f"closed, run timm.create_model({name!r}, pretrained=True) on another machine and "
+            f"copy its Hugging Face cache into {constants.HF_HUB_CACHE} (change that folder with "
+            f"HF_HOME)."
         ) from error
     settings = resolve_data_config(model.pretrained_cfg)
     state_dict = model.state_dict()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections import OrderedDict
 from pathlib import Path
 from urllib.error import URLError
 
 import torch
 import torchvision
+from torch import Tensor
+from torchvision.models.vision_transformer import interpolate_embeddings
 
 from sft_mlflow.errors import DataError, OptionsError
 from sft_mlflow.sources import architectures, weights
@@ -14,6 +18,9 @@ from sft_mlflow.sources.source_model import Architecture, Interpolation, Preproc
 
 PREFIX = "torchvision://"
 RANDOM = "random"
+VIT_SIZE = 224
+POSITIONS = "encoder.pos_embedding"
+_DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 _INTERPOLATIONS: dict[str, Interpolation] = {"bilinear": "bilinear", "bicubic": "bicubic"}
 
 
@@ -34,19 +41,22 @@ def load(uri: str) -> SourceModel:
         message = architectures.unknown(wanted, choice, f"weights of {name}")
         raise OptionsError(f"--source {uri!r}: {message} There are: {', '.join(choice)}.")
     chosen = available.DEFAULT if wanted in ("", RANDOM) else available[wanted]
+    if wanted == RANDOM:
+        # The same in every process of a study, and in a study that goes on tomorrow.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            state_dict = architectures.build(architecture).state_dict()
+        classes: tuple[str, ...] = ()
+    else:
+        state_dict = _for_this_network(_fetch(chosen))
+        classes = tuple(chosen.meta["categories"])
     preset = chosen.transforms()
     preprocessing = Preprocessing(
-        size=preset.crop_size[0],
+        size=VIT_SIZE if POSITIONS in state_dict else preset.crop_size[0],
         interpolation=_INTERPOLATIONS[preset.interpolation.value],
         mean=tuple(preset.mean),
         std=tuple(preset.std),
     )
-    if wanted == RANDOM:
-        state_dict = architectures.build(architecture).state_dict()
-        classes: tuple[str, ...] = ()
-    else:
-        state_dict = _fetch(chosen)
-        classes = tuple(chosen.meta["categories"])
     return SourceModel(
         uri=uri,
         architecture=architecture,
@@ -57,7 +67,18 @@ def load(uri: str) -> SourceModel:
     )
 
 
-def _fetch(chosen: torchvision.models.WeightsEnum) -> dict[str, torch.Tensor]:
+def _for_this_network(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as torchvision's own loading functions would name and shape them."""
+    # DenseNet's files are older than the rule that no name of a module may hold a dot.
+    renamed = {_DENSE_LAYER.sub(r"\1\2", name): t for name, t in state_dict.items()}
+    if POSITIONS in renamed:
+        # Some of ViT's were trained at 384 or 512 pixels, and the network is built for 224.
+        patch = renamed["conv_proj.weight"].shape[-1]
+        return dict(interpolate_embeddings(VIT_SIZE, patch, OrderedDict(renamed)))
+    return renamed
+
+
+def _fetch(chosen: torchvision.models.WeightsEnum) -> dict[str, Tensor]:
     """Weights from torch's cache, or downloaded into it."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / chosen.url.rpartition("/")[2]

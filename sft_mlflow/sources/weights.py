@@ -14,6 +14,9 @@ from torch import Tensor
 
 from sft_mlflow.errors import DataError
 
+# A zip archive, or the pickle that torch wrote before 1.6.
+_TORCH_FILES = (b"PK", b"\x80")
+
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """State dict of a `.safetensors` file or of a torch file that holds tensors alone.
@@ -26,6 +29,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        with path.open("rb") as file:
+            start = file.read(2)
+        # torch's own reader raises whatever a stray byte leads to.
+        if not start.startswith(_TORCH_FILES):
+            raise DataError(f"{path}: not a weights file (neither safetensors nor torch's).")
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DataError(
@@ -37,7 +45,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
+    ):
         raise DataError(f"{path}: holds no state dict (a mapping of names to tensors).")
     return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
 

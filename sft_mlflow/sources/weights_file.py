@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from torch import Tensor
+
 from sft_mlflow.errors import OptionsError
-from sft_mlflow.sources import architectures, model_folder, weights
-from sft_mlflow.sources.source_model import Preprocessing, SourceModel
+from sft_mlflow.sources import architectures, cuts, model_folder, weights
+from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
 
 # ImageNet's, which nearly every published network was trained with.
 MEAN = (0.485, 0.456, 0.406)
@@ -29,7 +32,6 @@ def load(uri: str) -> SourceModel:
         )
     state_dict = weights.read_state_dict(path)
     architecture = architectures.find(query["arch"])
-    head = [tensor for tensor in state_dict.values() if tensor.ndim > 1][-1]
     return SourceModel(
         uri=uri,
         architecture=architecture,
@@ -39,7 +41,7 @@ def load(uri: str) -> SourceModel:
             mean=_triple(uri, query["mean"]) if "mean" in query else MEAN,
             std=_triple(uri, query["std"]) if "std" in query else STD,
         ),
-        classes=tuple(str(i) for i in range(head.shape[0])),
+        classes=_classes(architecture, state_dict),
         state_dict=state_dict,
         weights_sha256=weights.digest(state_dict),
     )
@@ -56,6 +58,13 @@ def load_folder(folder: Path, uri: str) -> SourceModel:
         state_dict=model_folder.read_weights(folder, config),
         weights_sha256=config.weights_sha256,
     )
+
+
+def _classes(architecture: Architecture, state_dict: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """As many names as the head in the file has rows; none where the file has no such head."""
+    head = cuts.head_of(architectures.build(architecture))
+    weight = state_dict.get(f"{head}.weight")
+    return () if weight is None else tuple(map(str, range(len(weight))))
 
 
 def _triple(uri: str, text: str) -> tuple[float, float, float]:

@@ -76,16 +76,19 @@ def fit(
         optimizer.load_state_dict(dict(saved.optimizer))
         schedule.load_state_dict(dict(saved.schedule))
         history = list(saved.history)
-    yield FitStarted(
+    stopped = yield FitStarted(
         epochs=epochs,
         steps=steps,
         trainable=sum(p.numel() for stage in stages for p in stage),
         resumed=max(0, len(history) - 1),
     )
-    stopped = yield from _replay(history)
+    # The epochs of an interrupted attempt once more.
+    for earlier in tuple(history):
+        stopped = (yield earlier) or stopped
 
     for epoch in range(len(history), epochs + 1):
-        if stopped or _is_early(history, recipe.patience):
+        # Even what is stopped at once is as good as what it starts from: epoch 0 is validated.
+        if history and (stopped or _is_early(history, recipe.patience)):
             break
         start = time.perf_counter()
         losses = []
@@ -110,7 +113,7 @@ def fit(
             stopped = yield StepEnded(epoch, step, steps)
             if stopped:
                 break
-        if stopped:
+        if history and stopped:
             break
         network.model.eval()
         outputs_valid, targets = predict(suffix, batches)
@@ -134,7 +137,7 @@ def fit(
             Checkpoint(trained, optimizer.state_dict(), schedule.state_dict(), tuple(history)),
             is_best,
         )
-        stopped = yield ended
+        stopped = (yield ended) or stopped
 
     _copy(checkpoints.best_tensors(folder), trained)
     network.model.eval()
@@ -156,17 +159,7 @@ def predict(suffix: nn.Module, batches: Batches) -> tuple[NDArray[np.float32], N
     return np.concatenate(outputs), np.concatenate(targets)
 
 
-def _replay(history: list[EpochEnded]) -> Generator[FitEvent, bool | None, bool | None]:
-    """The epochs of an interrupted attempt once more; whether the consumer wants no others."""
-    stopped: bool | None = None
-    for epoch in list(history):
-        stopped = yield epoch
-    return stopped
-
-
 def _is_early(history: list[EpochEnded], patience: int) -> bool:
-    if not history:
-        return False
     best = max(history, key=lambda e: e.value)
     return history[-1].epoch - best.epoch >= patience
 

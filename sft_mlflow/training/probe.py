@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from sft_mlflow.errors import DataError
 from sft_mlflow.training.batches import Batch
 
 # Inverse strengths of the L2 penalty that are tried; features have unit variance.
@@ -79,8 +80,14 @@ def fit_probe(
     """The multinomial logistic regression whose penalty does best on the validation side.
 
     weights: of each class, or None; evaluate: metrics of logits, `loss` among them, which decides
-    between equals. A class without a training image gets the least probability.
+    between equals. A class without a training image is never the answer.
+    Raises DataError where all training images have one class.
     """
+    if len(np.unique(train.targets)) < 2:
+        raise DataError(
+            "the training side has images of one class only, so there is nothing to tell apart. "
+            "Give it images of at least two."
+        )
     mean, std = train.values.mean(axis=0), train.values.std(axis=0) + 1e-6
     scaled = (train.values - mean) / std
     best: tuple[tuple[float, float], Probe] | None = None
@@ -115,6 +122,7 @@ def _unscaled(
         coefficients = np.concatenate([-coefficients, coefficients]) / 2
         intercepts = np.concatenate([-intercepts, intercepts]) / 2
     weight = np.zeros((classes, len(mean)), np.float32)
+    # The logits of the classes that were seen add up to zero, so the largest is above this one.
     bias = np.full(classes, intercepts.min() - 1, np.float32)
     weight[model.classes_] = coefficients / std
     bias[model.classes_] = intercepts - (coefficients * (mean / std)).sum(axis=1)

