@@ -28,6 +28,10 @@ def _empty_is_none(value: object) -> object:
     return None if value == "" else value
 
 
+def _automatic_is_none(value: object) -> object:
+    return None if value in ("", "auto") else value
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Whole = Annotated[int | None, BeforeValidator(_empty_is_none)]
 Number = Annotated[float | None, BeforeValidator(_empty_is_none)]
@@ -41,7 +45,7 @@ class Options(BaseModel):
 
     def as_text(self) -> dict[str, str]:
         """Every option as the text that would give it again on the command line."""
-        return {name: _as_text(value) for name, value in self.model_dump().items()}
+        return {name: _as_text(value) for name, value in self.model_dump(by_alias=True).items()}
 
 
 class FinetuneOptions(Options):
@@ -75,14 +79,12 @@ class FinetuneOptions(Options):
         description="How many of the last stages train, 0 (only the head) to all: numbers, "
         "module names (layer4.0) or `full`; `auto` is a ladder from the head to the full network.",
     )
-    image_size: Annotated[int | None, BeforeValidator(lambda v: None if v == "auto" else v)] = (
-        Field(
-            None,
-            ge=16,
-            le=1024,
-            description="Side of the square input in pixels. Default: the source's own size, "
-            "less for images that are much smaller.",
-        )
+    image_size: Annotated[int | None, BeforeValidator(_automatic_is_none)] = Field(
+        None,
+        ge=16,
+        le=1024,
+        description="Side of the square input in pixels. Default: the source's own size, "
+        "less for images that are much smaller.",
     )
     batch_size: int = Field(16, ge=1, le=4096, description="Images a training step.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="SGD has momentum 0.9.")

@@ -9,8 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
@@ -18,11 +20,9 @@ from typing import Protocol
 import torch
 
 from sft_mlflow.errors import SftError, TrialError
-from sft_mlflow.training.events import FitEvent
+from sft_mlflow.training.events import FitEnded, FitEvent
 from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.training.trial import Material, run_trial
-
-Run = Generator[FitEvent, bool | None, None]
 
 
 class WorkerDiedError(TrialError):
@@ -30,10 +30,16 @@ class WorkerDiedError(TrialError):
 
 
 class Lane(Protocol):
-    """A place for one trial at a time."""
+    """A place for one trial at a time. Every event is answered before the next is asked for."""
 
-    def run(self, recipe: Recipe, folder: Path) -> Run:
-        """Events of the trial. Raises TrialError, or WorkerDiedError."""
+    def start(self, recipe: Recipe, folder: Path) -> None:
+        """Begin a trial."""
+
+    def next(self) -> FitEvent:
+        """The trial's next event; `FitEnded` is the last. Raises TrialError, WorkerDiedError."""
+
+    def answer(self, stop: bool) -> None:
+        """Let the trial go on, or end with what it has."""
 
     def close(self) -> None:
         """End whatever runs there."""
@@ -44,40 +50,53 @@ class LocalLane:
 
     def __init__(self, material: Material) -> None:
         self._material = material
+        self._stop = False
 
-    def run(self, recipe: Recipe, folder: Path) -> Run:
-        """Events of the trial."""
-        return run_trial(self._material, recipe, folder)
+    def start(self, recipe: Recipe, folder: Path) -> None:
+        """Begin a trial; it gets on while its events are asked for."""
+        self._run = run_trial(self._material, recipe, folder)
+        self._begun = False
+
+    def next(self) -> FitEvent:
+        """Run up to the next event."""
+        if self._begun:
+            return self._run.send(self._stop)
+        self._begun = True
+        return next(self._run)
+
+    def answer(self, stop: bool) -> None:
+        """Keep the answer until the trial gets on."""
+        self._stop = stop
 
     def close(self) -> None:
-        """Nothing runs when nobody asks for events."""
+        """Nothing runs while nobody asks for events."""
 
 
 class ProcessLane:
-    """Trials in a process of their own, started anew if it dies."""
+    """Trials in a process of their own, which is started anew if it dies."""
 
     def __init__(self, material: Material, threads: int) -> None:
         self._material = material
         self._threads = threads
-        self._start()
+        self._open()
 
-    def run(self, recipe: Recipe, folder: Path) -> Run:
-        """Events of the trial, as the worker sends them."""
-        try:
+    def start(self, recipe: Recipe, folder: Path) -> None:
+        """Send the worker its trial."""
+        with self._mourned():
             self.connection.send((recipe, folder))
-            while True:
-                message = self.connection.recv()
-                if message is None:
-                    return
-                if isinstance(message, BaseException):
-                    raise message
-                stop = yield message
-                self.connection.send(bool(stop))
-        except (EOFError, OSError):
-            self._process.join()
-            code = self._process.exitcode
-            self._start()
-            raise WorkerDiedError(f"its process ended with exit code {code}") from None
+
+    def next(self) -> FitEvent:
+        """Wait for what the worker sends."""
+        with self._mourned():
+            message: FitEvent | SftError = self.connection.recv()
+        if isinstance(message, SftError):
+            raise message
+        return message
+
+    def answer(self, stop: bool) -> None:
+        """Send the worker the answer; should it be dead, `next` says so."""
+        with suppress(OSError):
+            self.connection.send(stop)
 
     def close(self) -> None:
         """End the worker."""
@@ -86,7 +105,17 @@ class ProcessLane:
         self._process.kill()
         self._process.join()
 
-    def _start(self) -> None:
+    @contextmanager
+    def _mourned(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError):
+            self._process.join()
+            code = self._process.exitcode
+            self._open()
+            raise WorkerDiedError(f"its process ended with exit code {code}") from None
+
+    def _open(self) -> None:
         # Not forked: a copy of a process whose threads hold locks can wait for ever.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
@@ -115,29 +144,22 @@ def ready(lanes: Sequence[Lane]) -> list[Lane]:
 
 def _work(connection: Connection, material: Material, threads: int) -> None:
     """Run trials as they are sent, until the study's process is gone."""
+    # Ctrl-C reaches the whole group; the study's process decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
+    with suppress(EOFError, OSError):
         while True:
             recipe, folder = connection.recv()
             try:
-                _stream(connection, run_trial(material, recipe, folder))
+                run = run_trial(material, recipe, folder)
+                event = next(run)
+                connection.send(event)
+                while not isinstance(event, FitEnded):
+                    event = run.send(connection.recv())
+                    connection.send(event)
             except SftError as error:
                 connection.send(error)
-    except (EOFError, OSError, KeyboardInterrupt):
-        return
-
-
-def _stream(connection: Connection, run: Run) -> None:
-    stop: bool | None = None
-    while True:
-        try:
-            event = run.send(stop)
-        except StopIteration:
-            connection.send(None)
-            return
-        connection.send(event)
-        stop = connection.recv()
 
 
 def _end_with_parent() -> None:

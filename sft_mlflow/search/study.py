@@ -18,7 +18,7 @@ from optuna.trial import TrialState as State
 
 from sft_mlflow.errors import OptionsError, TrackingError, TrialError
 from sft_mlflow.search.events import StudyEvent, TrialEnded, TrialEvent, TrialStarted, TrialState
-from sft_mlflow.search.lanes import Lane, Run, WorkerDiedError, open_lanes, ready
+from sft_mlflow.search.lanes import Lane, WorkerDiedError, open_lanes, ready
 from sft_mlflow.search.space import PROBE, Plan, Space
 from sft_mlflow.training.events import EpochEnded, FitEnded, StepEnded
 from sft_mlflow.training.recipe import Recipe
@@ -200,9 +200,9 @@ def importance(study: optuna.Study) -> dict[str, float]:
 class _Running:
     trial: optuna.Trial
     started: TrialStarted
-    run: Run
+    lane: Lane
     begun: float
-    stop: bool | None = None
+    stop: bool = False
     reason: str | None = None
     state: State = State.COMPLETE
 
@@ -221,14 +221,15 @@ def _begin(
     trial.set_user_attr(_PLAN, asdict(plan))
     trial.set_user_attr(_FOLDER, str(folder))
     started = TrialStarted(trial.number, recipe, folder, trial.user_attrs.get(_ATTEMPT, 1))
-    return _Running(trial, started, lane.run(recipe, folder), time.monotonic())
+    lane.start(recipe, folder)
+    return _Running(trial, started, lane, time.monotonic())
 
 
 def _advance(study: optuna.Study, at: _Running, limits: Limits) -> tuple[list[StudyEvent], bool]:
     """The next event of a running trial, what follows from it, and whether the trial is over."""
     number = at.trial.number
     try:
-        event = at.run.send(at.stop)
+        event = at.lane.next()
     except WorkerDiedError as error:
         return [_lost(study, at, str(error))], True
     except TrialError as error:
@@ -241,8 +242,8 @@ def _advance(study: optuna.Study, at: _Running, limits: Limits) -> tuple[list[St
     if isinstance(event, EpochEnded | StepEnded) and not at.stop and _is_late(limits):
         at.stop, at.reason = True, "the budget was used up"
     if not isinstance(event, FitEnded):
+        at.lane.answer(at.stop)
         return [TrialEvent(number, event)], False
-    at.run.close()
     if event.reason == "early-stopped":
         at.reason = "no better for too many epochs"
     ended = _end(study, at, at.state, event.value, at.reason)

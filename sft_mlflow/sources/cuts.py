@@ -152,8 +152,10 @@ def _block_ends(
 ) -> dict[int, str]:
     closed = {path for path, last in _closings(paths).items() if last in valid}
     ends: dict[int, str] = {}
-    for block in _blocks(model, "", closed):
-        span = [i for i, path in enumerate(paths) if _inside(path, block)]
+    blocks = _blocks(model, "", closed)
+    spans = [[i for i, path in enumerate(paths) if _inside(path, block)] for block in blocks]
+    # In the order in which they run, which need not be that in which they were built.
+    for span, block in sorted(zip(spans, blocks, strict=True)):
         # One node alone is a layer that the tracer does not enter, such as timm's BatchNormAct2d.
         if len(span) > 1 and span[-1] in valid and _has_weights(model, traced, span):
             stem = range(span[0])

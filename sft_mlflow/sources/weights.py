@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from torch import Tensor
 
 from sft_mlflow.errors import DataError
 
-# A zip archive, or the pickle that torch wrote before 1.6.
-_TORCH_FILES = (b"PK", b"\x80")
+# torch's reader of pickles raises whatever a stray or a missing byte leads to.
+_UNREADABLE = (
+    *(SafetensorError, OSError, EOFError, RuntimeError, struct.error),
+    *(LookupError, ValueError, TypeError, AttributeError, AssertionError),
+)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -29,18 +33,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with path.open("rb") as file:
-            start = file.read(2)
-        # torch's own reader raises whatever a stray byte leads to.
-        if not start.startswith(_TORCH_FILES):
-            raise DataError(f"{path}: not a weights file (neither safetensors nor torch's).")
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path}: refused, because loading it would run code or build objects other than "
             f"tensors. Save the bare state dict: torch.save(model.state_dict(), path)."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: not a readable weights file ({error}).") from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):

@@ -119,7 +119,7 @@ SIZES = {
     "torchvision://alexnet": 64,
 }
 # Slow at their own size, and each cut of them is like its neighbours.
-SOME_CUTS = {"torchvision://vit_b_16": 6, "torchvision://maxvit_t": 7}
+SOME_CUTS = {"torchvision://vit_b_16": 3, "torchvision://maxvit_t": 7}
 
 every_family = pytest.mark.parametrize("name", STAGES)
 

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
+
+from sft_mlflow.tracking.outbox import MESSAGES, Message, Outbox
+
+
+class Recorder:
+    """Stands for the server: keeps what was delivered, and fails as it is told."""
+
+    def __init__(self, failures: list[Exception] | None = None) -> None:
+        self.got: list[Message] = []
+        self.again: list[bool] = []
+        self._failures = failures or []
+
+    def __call__(self, message: Message, ids: Mapping[str, str], again: bool) -> Mapping[str, str]:
+        if self._failures:
+            raise self._failures.pop(0)
+        self.got.append(message)
+        self.again.append(again)
+        return {message["key"]: f"id of {message['key']}"}
+
+
+def messages(count: int, first: int = 0) -> list[Message]:
+    return [{"kind": "note", "key": str(n)} for n in range(first, first + count)]
+
+
+def deliver(folder: Path, recorder: Recorder, sent: list[Message]) -> Outbox:
+    outbox = Outbox(folder, recorder, {})
+    for message in sent:
+        outbox.put(message)
+    assert outbox.flush(60)
+    outbox.close()
+    return outbox
+
+
+def test_messages_arrive_in_order_and_once(tmp_path: Path) -> None:
+    recorder = Recorder()
+    deliver(tmp_path, recorder, messages(50))
+    assert recorder.got == messages(50)
+
+
+def test_a_server_that_is_away_is_tried_again_until_it_is_back(tmp_path: Path) -> None:
+    away = MlflowException("gone", error_code=TEMPORARILY_UNAVAILABLE)
+    recorder = Recorder([away, ConnectionError("refused")])
+    deliver(tmp_path, recorder, messages(3))
+    assert recorder.got == messages(3)
+    # Whether the failed attempt did arrive is not known, so its repetition says that it is one.
+    assert recorder.again[0]
+    assert not any(recorder.again[1:])
+
+
+def test_what_the_server_refuses_for_good_is_kept_as_refused_and_the_rest_goes_on(
+    tmp_path: Path,
+) -> None:
+    refusal = MlflowException("no such thing", error_code=INVALID_PARAMETER_VALUE)
+    recorder = Recorder([refusal])
+    outbox = deliver(tmp_path, recorder, messages(3))
+    assert recorder.got == messages(2, first=1)
+    [refused] = outbox.refused
+    assert "no such thing" in refused
+
+
+def test_what_one_process_could_not_deliver_the_next_one_does(tmp_path: Path) -> None:
+    first = Outbox(tmp_path, Recorder([ConnectionError("away")] * 1000), {})
+    for message in messages(3):
+        first.put(message)
+    first.close()
+
+    recorder = Recorder()
+    deliver(tmp_path, recorder, messages(1, first=3))
+
+    assert recorder.got == messages(4)
+    assert recorder.again[0]
+
+
+def test_ids_that_the_server_gave_are_known_to_the_next_process(tmp_path: Path) -> None:
+    deliver(tmp_path, Recorder(), messages(1))
+    outbox = Outbox(tmp_path, Recorder(), {"parent": "new"})
+    assert outbox.ids == {"0": "id of 0", "parent": "new"}
+    outbox.close()
+
+
+def test_a_line_that_a_killed_process_left_half_written_is_dropped(tmp_path: Path) -> None:
+    whole = json.dumps(messages(1)[0])
+    (tmp_path / MESSAGES).write_text(f"{whole}\n{whole[:9]}")
+    recorder = Recorder()
+    deliver(tmp_path, recorder, messages(1, first=1))
+    assert recorder.got == messages(2)
+
+
+@pytest.mark.parametrize("waiting", [1, 5])
+def test_flush_says_that_it_gave_up(tmp_path: Path, waiting: int) -> None:
+    outbox = Outbox(tmp_path, Recorder([ConnectionError("away")] * 1000), {})
+    for message in messages(waiting):
+        outbox.put(message)
+    assert not outbox.flush(0.1)
+    assert outbox.waiting == waiting
+    outbox.close()

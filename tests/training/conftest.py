@@ -1,0 +1,186 @@
+"""Real digits of scikit-learn, small enough to train on in a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from sft_mlflow.sources.network import StagedNetwork, network_from
+from sft_mlflow.sources.source_model import Preprocessing
+from sft_mlflow.sources.uri import resolve
+from sft_mlflow.tasks import TASKS
+from sft_mlflow.training.batches import LiveBatches, Side
+from sft_mlflow.training.events import FitEnded, FitEvent
+from sft_mlflow.training.fit import fit
+from sft_mlflow.training.precision import Arithmetic
+from sft_mlflow.training.probe import Features, Probe, features, fit_probe
+from sft_mlflow.training.recipe import Recipe
+
+CPU = torch.device("cpu")
+CLASSES = ("0", "1", "2")
+PREPROCESSING = Preprocessing(32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+FLOAT32 = Arithmetic("float32", "cpu")
+RECIPE = Recipe(
+    source="torchvision://shufflenet_v2_x0_5/random",
+    depth=9,
+    lr=2e-3,
+    epochs=3,
+    batch_size=16,
+    image_size=32,
+    optimizer="adamw",
+    weight_decay=0.02,
+    layer_decay=0.9,
+    label_smoothing=0.1,
+    class_weights=None,
+    augmentation="none",
+    head_start="random",
+    patience=10,
+    precision="float32",
+    metric="accuracy",
+    seed=0,
+)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Images of 32 pixels are too little to share, and idle threads take time from others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class Digits:
+    train: Side
+    valid: Side
+
+    def batches(self, recipe: Recipe, network: StagedNetwork | None = None) -> LiveBatches:
+        """Batches that begin where the recipe's trained part does, or at the pixels."""
+        return LiveBatches(
+            train=self.train,
+            valid=self.valid,
+            prefix=network.prefix(recipe.depth) if network else torch.nn.Identity(),
+            preprocessing=PREPROCESSING,
+            augmentation=recipe.augmentation,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            device=CPU,
+            arithmetic=Arithmetic(recipe.precision, "cpu"),
+        )
+
+
+def side(rows: slice) -> Side:
+    """Digits 0, 1 and 2, four times as large as they are."""
+    pictures = load_digits(n_class=len(CLASSES))
+    images = np.kron(pictures.images[rows], np.ones((4, 4))) * 255 / 16
+    pixels = np.repeat(images.astype(np.uint8)[..., None], 3, axis=3)
+    return Side(pixels, pictures.target[rows].astype(np.int64))
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    return Digits(side(slice(0, 64)), side(slice(64, 112)))
+
+
+@pytest.fixture(scope="session")
+def settled() -> dict[str, torch.Tensor]:
+    """Weights whose BatchNorm has the statistics of the digits, as a pretrained network has."""
+    network = network_from(resolve(RECIPE.source), len(CLASSES))
+    for module in network.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.train().momentum = 1.0
+    torch.manual_seed(0)
+    with torch.no_grad():
+        images = torch.from_numpy(side(slice(112, 176)).pixels).permute(0, 3, 1, 2) / 127.5 - 1
+        network.model(images)
+    torch.nn.init.normal_(network.head.weight, std=0.05)
+    return network.model.state_dict()
+
+
+@pytest.fixture
+def new_network(settled: dict[str, torch.Tensor]) -> Callable[[], StagedNetwork]:
+    def build() -> StagedNetwork:
+        network = network_from(resolve(RECIPE.source), len(CLASSES))
+        network.model.load_state_dict(settled)
+        return network
+
+    return build
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A whole fit: its events, its end, and the weights after it."""
+
+    events: list[FitEvent]
+    ended: FitEnded
+    weights: dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def run(
+    digits: Digits, new_network: Callable[[], StagedNetwork], tmp_path: Path
+) -> Callable[..., Fitted]:
+    """Fits a new network, with other options than RECIPE's if they are given."""
+
+    def start(
+        folder: Path | None = None,
+        stop: Callable[[FitEvent], bool] = lambda event: False,
+        data: Digits = digits,
+        network: StagedNetwork | None = None,
+        **options: object,
+    ) -> Fitted:
+        recipe = replace(RECIPE, **options)  # type: ignore[arg-type]
+        network = network or new_network()
+        target = folder or tmp_path / f"fit-{len(list(tmp_path.iterdir()))}"
+        generator = fit(
+            network,
+            recipe,
+            data.batches(recipe, network),
+            TASKS["classification"],
+            CLASSES,
+            target,
+            Arithmetic(recipe.precision, "cpu"),
+            CPU,
+        )
+        events: list[FitEvent] = []
+        answer: bool | None = None
+        while True:
+            try:
+                event = generator.send(answer)
+            except StopIteration as end:
+                weights = {k: v.clone() for k, v in network.model.state_dict().items()}
+                return Fitted(events, end.value, weights)
+            events.append(event)
+            answer = stop(event)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def train_features(digits: Digits, settled: dict[str, torch.Tensor]) -> tuple[Features, Features]:
+    """Features of the training and of the validation side."""
+    network = network_from(resolve(RECIPE.source), len(CLASSES))
+    network.model.load_state_dict(settled)
+    both = []
+    for one in (digits.train, digits.valid):
+        batches = Digits(one, one).batches(replace(RECIPE, depth=0), network)
+        both.append(features(batches.validation()))
+    return both[0], both[1]
+
+
+@pytest.fixture(scope="session")
+def probe(train_features: tuple[Features, Features]) -> Probe:
+    def evaluate(
+        outputs: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+        targets: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
+    ) -> dict[str, float]:
+        return TASKS["classification"].evaluate(outputs, targets, CLASSES)
+
+    return fit_probe(*train_features, len(CLASSES), None, evaluate, "accuracy")

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sft_mlflow.errors import DataError
+from sft_mlflow.sources.network import StagedNetwork
+from sft_mlflow.tasks import TASKS
+from sft_mlflow.training.fit import predict
+from sft_mlflow.training.probe import ITERATIONS, STRENGTHS, Features, Probe, fit_probe
+
+from .conftest import RECIPE, Digits
+
+Both = tuple[Features, Features]
+
+
+def evaluate(outputs: NDArray[np.float32], targets: NDArray[np.int64]) -> Mapping[str, float]:
+    names = [str(i) for i in range(outputs.shape[1])]
+    return TASKS["classification"].evaluate(outputs, targets, names)
+
+
+def only(features: Features, *classes: int) -> Features:
+    rows = np.isin(features.targets, classes)
+    return Features(features.values[rows], features.targets[rows])
+
+
+def pipelines(
+    train: Features, weights: dict[int, float] | None = None
+) -> list[NDArray[np.float64]]:
+    """Probability function of scikit-learn's own pipeline, for each strength."""
+    found = []
+    for strength in STRENGTHS:
+        logistic = LogisticRegression(C=strength, max_iter=ITERATIONS, class_weight=weights)
+        found.append(make_pipeline(StandardScaler(), logistic).fit(train.values, train.targets))
+    return found
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.asarray(torch.from_numpy(logits).double().softmax(1))
+
+
+@pytest.mark.parametrize("classes", [(0, 1, 2), (0, 1)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_probe_is_the_best_of_scikit_learns_pipelines(
+    classes: tuple[int, ...], weighted: bool, train_features: Both
+) -> None:
+    train, valid = (only(side, *classes) for side in train_features)
+    weights = (0.5, 1.0, 2.0)[: len(classes)] if weighted else None
+    probe = fit_probe(train, valid, len(classes), weights, evaluate, "accuracy")
+    candidates = pipelines(train, dict(enumerate(weights)) if weights else None)
+    expected = max(
+        candidates,
+        key=lambda p: (
+            p.score(valid.values, valid.targets),
+            p.predict_log_proba(valid.values)[np.arange(len(valid.targets)), valid.targets].mean(),
+        ),
+    )
+    assert probe.weight.shape == (len(classes), 1024)
+    probabilities = softmax(probe.outputs(valid))
+    assert np.allclose(probabilities, expected.predict_proba(valid.values), atol=2e-3)
+    assert np.array_equal(probabilities.argmax(1), expected.predict(valid.values))
+    assert evaluate(probe.outputs(train), train.targets)["accuracy"] > 0.9
+
+
+def test_the_head_with_the_probe_in_it_gives_the_probes_logits(
+    probe: Probe, train_features: Both, new_network: Callable[[], StagedNetwork], digits: Digits
+) -> None:
+    network = new_network()
+    probe.copy_into(network.head)
+    batches = digits.batches(replace(RECIPE, depth=0), network)
+    outputs, targets = predict(network.suffix(0), batches)
+    assert np.allclose(outputs, probe.outputs(train_features[1]), rtol=1e-4, atol=1e-4)
+    assert np.array_equal(targets, digits.valid.targets)
+
+
+@pytest.mark.parametrize("seen", [(0, 2), (1, 2), (0, 1)])
+def test_a_class_without_training_images_is_never_the_answer(
+    seen: tuple[int, ...], train_features: Both
+) -> None:
+    train, valid = train_features
+    probe = fit_probe(only(train, *seen), valid, 3, (1.0, 1.0, 1.0), evaluate, "accuracy")
+    assert set(probe.outputs(train).argmax(1)) == set(seen)
+    assert set(probe.outputs(valid).argmax(1)) <= set(seen)
+
+
+def test_one_of_four_classes_without_training_images_is_never_the_answer(
+    train_features: Both,
+) -> None:
+    train, valid = train_features
+    probe = fit_probe(train, valid, 4, None, evaluate, "macro_f1")
+    assert 3 not in probe.outputs(valid).argmax(1)
+    three = fit_probe(train, valid, 3, None, evaluate, "macro_f1")
+    assert np.array_equal(probe.outputs(valid).argmax(1), three.outputs(valid).argmax(1))
+
+
+def test_training_images_of_one_class_alone_are_refused(train_features: Both) -> None:
+    train, valid = train_features
+    with pytest.raises(DataError, match="one class only"):
+        fit_probe(only(train, 1), valid, 3, None, evaluate, "accuracy")
+
+
+def test_a_feature_that_never_changes_does_no_harm(train_features: Both) -> None:
+    train, valid = train_features
+
+    def with_constant(side: Features) -> Features:
+        constant = np.full((len(side.values), 1), 7, np.float32)
+        return Features(np.concatenate([side.values, constant], axis=1), side.targets)
+
+    probe = fit_probe(with_constant(train), with_constant(valid), 3, None, evaluate, "accuracy")
+    outputs = probe.outputs(with_constant(valid))
+    assert np.isfinite(outputs).all()
+    without = fit_probe(train, valid, 3, None, evaluate, "accuracy")
+    assert np.allclose(softmax(outputs), softmax(without.outputs(valid)), atol=1e-2)
+
+
+def test_a_probe_comes_back_from_its_file_and_into_a_head(probe: Probe, tmp_path: Path) -> None:
+    probe.save(tmp_path / "probe.safetensors")
+    loaded = Probe.load(tmp_path / "probe.safetensors")
+    head = torch.nn.Linear(*probe.weight.T.shape)
+    loaded.copy_into(head)
+    assert np.array_equal(head.weight.detach().numpy(), probe.weight)
+    assert np.array_equal(head.bias.detach().numpy(), probe.bias)

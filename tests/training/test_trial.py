@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sft_mlflow.data.manifest import Manifest, Sample, Split
+from sft_mlflow.data.scan import scan
+from sft_mlflow.sources.model_folder import read_config, read_weights
+from sft_mlflow.tasks.classification.predictor import Predictor
+from sft_mlflow.training.events import FitEnded, FitStarted
+from sft_mlflow.training.probe import Probe
+from sft_mlflow.training.recipe import Recipe
+from sft_mlflow.training.trial import MODEL, VALIDATION_OUTPUTS, Material, run_trial
+
+from .conftest import RECIPE, Digits, Side
+
+
+def material_of(digits: Digits, folder: Path, trained: tuple[str, ...]) -> Material:
+    """The digits as files, with training images of the classes in `trained` alone."""
+    samples = []
+    sides: tuple[tuple[Split, Side], ...] = (("train", digits.train), ("valid", digits.valid))
+    for split, side in sides:
+        for row, (pixels, target) in enumerate(zip(side.pixels, side.targets, strict=True)):
+            if split == "valid" or str(target) in trained:
+                path = folder / f"{split}-{row}.png"
+                Image.fromarray(pixels).save(path)
+                samples.append(Sample(path, str(target), "", split))
+    facts = scan([sample.path for sample in samples])
+    digested = (replace(s, digest=f.digest) for s, f in zip(samples, facts, strict=True))
+    manifest = Manifest("digits", str(folder), tuple(digested), ("0", "1", "2"))
+    cpu = torch.device("cpu")
+    return Material("classification", manifest, folder / "study", cpu, {})
+
+
+@pytest.fixture(scope="module")
+def material(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Material:
+    return material_of(digits, tmp_path_factory.mktemp("all"), ("0", "1", "2"))
+
+
+def trial(material: Material, folder: Path, **options: object) -> tuple[Recipe, FitEnded]:
+    recipe = replace(RECIPE, epochs=1, **options)  # type: ignore[arg-type]
+    events = list(run_trial(material, recipe, folder))
+    assert isinstance(events[0], FitStarted)
+    ended = events[-1]
+    assert isinstance(ended, FitEnded)
+    return recipe, ended
+
+
+@pytest.mark.parametrize("depth", [0, 9, 18])
+def test_a_trial_ends_in_a_model_that_answers_as_its_validation_did(
+    depth: int, material: Material, digits: Digits, tmp_path: Path
+) -> None:
+    _, ended = trial(material, tmp_path, depth=depth)
+    predictor = Predictor.load(tmp_path / MODEL)
+    outputs = np.load(tmp_path / VALIDATION_OUTPUTS)
+    logits = predictor.logits(digits.valid.pixels)
+    assert np.allclose(logits, outputs, rtol=1e-4, atol=1e-4)
+    assert (logits.argmax(1) == digits.valid.targets).mean() == pytest.approx(ended.value)
+    assert predictor.config.classes == ("0", "1", "2")
+    assert predictor.config.preprocessing.size == 32
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MODEL, VALIDATION_OUTPUTS]
+
+
+def test_the_probe_as_a_trial_is_the_source_to_the_bit_with_the_probe_as_its_head(
+    material: Material, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    probe = Probe(
+        generator.normal(size=(3, 1024)).astype(np.float32), np.zeros(3, dtype=np.float32)
+    )
+    probe.save(material.probe_path(RECIPE.source, 32))
+    trial(material, tmp_path, depth=0, lr=None, head_start="probe")
+    found = read_weights(tmp_path / MODEL, read_config(tmp_path / MODEL))
+    source = material.source(RECIPE.source).state_dict
+    body = [name for name in source if not name.startswith("fc.")]
+    assert all(torch.equal(found[name], source[name]) for name in body)
+    assert np.array_equal(found["fc.weight"].numpy(), probe.weight)
+
+
+def test_the_random_head_belongs_to_the_seed(material: Material, tmp_path: Path) -> None:
+    heads = []
+    for number, seed in enumerate((1, 1, 2)):
+        folder = tmp_path / str(number)
+        trial(material, folder, depth=0, seed=seed)
+        heads.append(read_weights(folder / MODEL, read_config(folder / MODEL))["fc.weight"])
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_a_class_without_training_images_does_not_stop_a_trial(
+    digits: Digits, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    few = material_of(digits, folder, ("0", "2"))
+    trial(few, tmp_path / "trial", depth=9, class_weights=(1.0, 2.0, 1.0))
+    assert Predictor.load(tmp_path / "trial" / MODEL).logits(digits.valid.pixels).shape == (48, 3)
