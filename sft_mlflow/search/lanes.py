@@ -11,8 +11,8 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
@@ -81,14 +81,19 @@ class ProcessLane:
         self._open()
 
     def start(self, recipe: Recipe, folder: Path) -> None:
-        """Send the worker its trial."""
-        with self._mourned():
+        """Send the worker its trial; should it be dead, `next` says so."""
+        with suppress(OSError):
             self.connection.send((recipe, folder))
 
     def next(self) -> FitEvent:
         """Wait for what the worker sends."""
-        with self._mourned():
+        try:
             message: FitEvent | SftError = self.connection.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            code = self._process.exitcode
+            self._open()
+            raise WorkerDiedError(f"its process ended with exit code {code}") from None
         if isinstance(message, SftError):
             raise message
         return message
@@ -104,16 +109,6 @@ class ProcessLane:
         self._process.join(timeout=5)
         self._process.kill()
         self._process.join()
-
-    @contextmanager
-    def _mourned(self) -> Iterator[None]:
-        try:
-            yield
-        except (EOFError, OSError):
-            self._process.join()
-            code = self._process.exitcode
-            self._open()
-            raise WorkerDiedError(f"its process ended with exit code {code}") from None
 
     def _open(self) -> None:
         # Not forked: a copy of a process whose threads hold locks can wait for ever.
