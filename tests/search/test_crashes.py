@@ -142,7 +142,7 @@ def test_a_server_that_goes_away_in_the_middle_stops_nothing_and_gets_everything
         [output] = run.outputs.model_outputs
         assert line.client.get_logged_model(output.model_id).status == "READY"
     assert all(run.info.status != "RUNNING" for run in runs(line))
-    assert line.client.get_model_version_by_alias("away", "challenger").version == 1
+    assert line.client.get_model_version_by_alias("away", "challenger").version == "1"
 
 
 def test_a_second_process_on_the_same_study_is_refused(line: CommandLine, pictures: Path) -> None:

@@ -1,0 +1,161 @@
+"""The study in this process, on real images and a real storage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sft_mlflow.data.loading import load_manifest
+from sft_mlflow.errors import OptionsError
+from sft_mlflow.search import study as studies
+from sft_mlflow.search.events import TrialEnded, TrialEvent, TrialStarted
+from sft_mlflow.search.space import Space
+from sft_mlflow.search.study import Limits
+from sft_mlflow.sources import model_folder
+from sft_mlflow.training.events import EpochEnded, StepEnded
+from sft_mlflow.training.prepare import prepare
+from sft_mlflow.training.recipe import Recipe
+from sft_mlflow.training.trial import Material
+
+SOURCE = "embedded://efficientnet_lite0"
+RECIPE = Recipe(
+    source=SOURCE,
+    depth=0,
+    lr=None,
+    epochs=2,
+    batch_size=16,
+    image_size=32,
+    optimizer="adamw",
+    weight_decay=0.02,
+    layer_decay=0.9,
+    label_smoothing=0.1,
+    class_weights=None,
+    augmentation="none",
+    head_start="probe",
+    patience=4,
+    precision="float32",
+    metric="accuracy",
+    seed=0,
+)
+SPACE = Space({SOURCE: (1,)}, (SOURCE,), lr_min=1e-4, lr_max=1e-3)
+
+
+@pytest.fixture(scope="module")
+def make_material(
+    pictures: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], Material]:
+    manifest = load_manifest(str(pictures), cache=tmp_path_factory.mktemp("cache")).manifest
+
+    def make() -> Material:
+        material = Material(
+            "classification", manifest, tmp_path_factory.mktemp("study"), torch.device("cpu"), {}
+        )
+        prepare(
+            material,
+            SOURCE,
+            image_size=32,
+            shorter_side=40,
+            augmentation="none",
+            precision="float32",
+            epochs=2,
+            batch_size=16,
+            class_weights=None,
+            metric="accuracy",
+            progress=lambda done, total: None,
+        )
+        return material
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def material(make_material: Callable[[], Material]) -> Material:
+    return make_material()
+
+
+def storage(folder: Path) -> str:
+    return f"sqlite:///{folder / 'study.db'}"
+
+
+def test_the_probe_is_a_trial_without_epochs_whose_value_others_start_from(
+    material: Material, tmp_path: Path
+) -> None:
+    study = studies.open_study("s", storage(tmp_path), SPACE, {}, seed=0, workers=1)
+    events = list(studies.run_study(study, SPACE, {SOURCE: RECIPE}, material, Limits(2, None), 1))
+    epochs = {
+        number: [
+            e.event
+            for e in events
+            if isinstance(e, TrialEvent) and isinstance(e.event, EpochEnded) and e.number == number
+        ]
+        for number in (0, 1)
+    }
+    assert [e.epoch for e in epochs[0]] == [0]
+    assert [e.epoch for e in epochs[1]] == [0, 1, 2]
+    assert epochs[0][0].value == epochs[1][0].value
+    ended = [e for e in events if isinstance(e, TrialEnded)]
+    assert [e.state for e in ended] == ["COMPLETE", "COMPLETE"]
+    assert all(e.model is not None and model_folder.is_model_folder(e.model) for e in ended)
+
+
+def test_a_loss_that_is_not_finite_fails_the_trial_and_not_the_study(
+    make_material: Callable[[], Material], tmp_path: Path
+) -> None:
+    space = Space({SOURCE: (18,)}, (SOURCE,), lr_min=1e30, lr_max=1e30)
+    recipe = replace(RECIPE, optimizer="sgd")
+    study = studies.open_study("s", storage(tmp_path), space, {}, seed=0, workers=1)
+    ended = [
+        event
+        for event in studies.run_study(
+            study, space, {SOURCE: recipe}, make_material(), Limits(3, None), 1
+        )
+        if isinstance(event, TrialEnded)
+    ]
+    assert [event.state for event in ended] == ["COMPLETE", "FAIL", "FAIL"]
+    assert "loss became" in str(ended[1].reason)
+
+
+def test_the_budget_ends_a_trial_within_an_epoch_and_keeps_its_best(
+    make_material: Callable[[], Material], tmp_path: Path
+) -> None:
+    space = Space({SOURCE: (1,)}, (), lr_min=1e-4, lr_max=1e-3)
+    study = studies.open_study("s", storage(tmp_path), space, {}, seed=0, workers=1)
+    deadline = time.monotonic() + 2
+    seen = []
+    for event in studies.run_study(
+        study, space, {SOURCE: replace(RECIPE, epochs=50)}, make_material(), Limits(9, deadline), 1
+    ):
+        seen.append(event)
+        if isinstance(event, TrialStarted):
+            while time.monotonic() < deadline:
+                pass
+    steps = [e for e in seen if isinstance(e, TrialEvent) and isinstance(e.event, StepEnded)]
+    assert not steps
+    [ended] = [e for e in seen if isinstance(e, TrialEnded)]
+    assert ended.reason == "the budget was used up"
+    assert ended.model is not None
+
+
+def test_a_study_goes_on_with_its_history(
+    make_material: Callable[[], Material], tmp_path: Path
+) -> None:
+    material = make_material()
+    settings = {SOURCE: RECIPE}
+    study = studies.open_study("s", storage(tmp_path), SPACE, {"data": "d"}, seed=0, workers=1)
+    list(studies.run_study(study, SPACE, settings, material, Limits(2, None), 1))
+    again = studies.open_study("s", storage(tmp_path), SPACE, {"data": "d"}, seed=0, workers=1)
+    assert not studies.requeue_interrupted(again)
+    events = list(studies.run_study(again, SPACE, settings, material, Limits(3, None), 1))
+    assert [e.number for e in events if isinstance(e, TrialStarted)] == [2]
+    assert [row.number for row in studies.rows(again)] == [0, 1, 2]
+
+
+def test_a_study_begun_with_something_else_is_refused_naming_it(tmp_path: Path) -> None:
+    studies.open_study("s", storage(tmp_path), SPACE, {"data": "one"}, seed=0, workers=1)
+    with pytest.raises(OptionsError, match="data was 'one' and is now 'two'"):
+        studies.open_study("s", storage(tmp_path), SPACE, {"data": "two"}, seed=0, workers=1)
