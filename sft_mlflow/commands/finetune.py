@@ -34,6 +34,7 @@ from sft_mlflow.sources.uri import is_tracked
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.tracking import connection, fetch, promotion, runs
 from sft_mlflow.tracking.datasets import dataset_of
+from sft_mlflow.tracking.guardian import guarded
 from sft_mlflow.tracking.mirror import Mirror, key_of, model_tags
 from sft_mlflow.tracking.outbox import Outbox, now
 from sft_mlflow.training.optimisers import class_weights
@@ -207,16 +208,17 @@ def _tracked(
         folder, runs.Delivery(client, parent.experiment_id), {runs.PARENT: parent.run_id}
     )
     status = "FAILED"
-    try:
-        yield outbox, parent
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        outbox.put(runs.ended(runs.PARENT, status, now()))
-        outbox.flush(CLOSING_SECONDS)
-        outbox.close()
+    with guarded(client.tracking_uri, parent.experiment_id, parent.run_id):
+        try:
+            yield outbox, parent
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            outbox.put(runs.ended(runs.PARENT, status, now()))
+            outbox.flush(CLOSING_SECONDS)
+            outbox.close()
 
 
 def _load(options: FinetuneOptions, outbox: Outbox, folder: Path, observer: Observer) -> Loaded:

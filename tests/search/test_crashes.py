@@ -64,7 +64,9 @@ def test_kill_9_loses_at_most_the_epoch_under_way_and_leaves_nothing_running(
     wait_for(process, "epoch 2, loss")
     process.kill()
     killed = time.time() * 1000
-    process.communicate()
+    # Its pipes are closed when the guardian, which has them too, has done its work.
+    process.communicate(timeout=120)
+    assert {run.info.status for run in runs(line)} == {"KILLED", "FAILED"}
 
     said = finish(line.start(*words))
 
