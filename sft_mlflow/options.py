@@ -38,6 +38,10 @@ Number = Annotated[float | None, BeforeValidator(_empty_is_none)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
+# What MLflow takes as the name of a registered model, and no quotes, which its filters need.
+_MODEL_NAME = r"^[^/:'\"]*$"
+
+
 class Options(BaseModel):
     """What all commands share: frozen values, and no unknown names."""
 
@@ -121,10 +125,15 @@ class FinetuneOptions(Options):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Of split, search and training.")
     model_name: str = Field(
-        "", description="Name in the registry. Default: sft- and the name of the data."
+        "",
+        pattern=_MODEL_NAME,
+        description="Name in the registry. Default: sft- and the name of the data.",
     )
     study: str = Field(
-        "", description="Name of the study; the same name again goes on where it stopped."
+        "",
+        pattern=r"^[\w.-]*$",
+        max_length=100,
+        description="Name of the study; the same name again goes on where it stopped.",
     )
     storage: str = Field(
         "", description="Optuna storage URL. Default: a sqlite file in the study's folder."
@@ -157,7 +166,9 @@ class CheckOptions(Options):
 class PromoteOptions(Options):
     """Let champion and challenger compete, and move the alias if the gate says so."""
 
-    model_name: str = Field(min_length=1, description="Registered model whose champion it is.")
+    model_name: str = Field(
+        min_length=1, pattern=_MODEL_NAME, description="Registered model whose champion it is."
+    )
     model: str = Field(
         "",
         description="Candidate: models:/NAME/VERSION, models:/m-ID or runs:/ID. "

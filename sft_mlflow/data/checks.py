@@ -20,7 +20,7 @@ _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 # Below this many training images a class is learnt by heart rather than learnt.
 FEW_SAMPLES = 10
 # Largest to smallest class in train: from here on accuracy hides what small classes get.
-IMBALANCE = 5.0
+IMBALANCE = 3.0
 # Shorter side in pixels, and longer to shorter side.
 TINY_SIDE = 32
 ELONGATED = 4.0

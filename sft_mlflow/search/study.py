@@ -72,21 +72,10 @@ def open_study(
     OptionsError that names what changed.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        # Both are what Optuna's own guide recommends for conditional and for parallel search.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(
-            seed=seed,
-            multivariate=True,
-            group=True,
-            n_startup_trials=STARTUP_TRIALS,
-            constant_liar=workers > 1,
-        )
     try:
         study = optuna.create_study(
             study_name=name,
             storage=storage,
-            sampler=sampler,
             pruner=optuna.pruners.PercentilePruner(
                 PRUNE_BELOW_PERCENTILE, n_startup_trials=STARTUP_TRIALS, n_min_trials=3
             ),
@@ -95,6 +84,17 @@ def open_study(
         )
     except optuna.exceptions.StorageInternalError as error:
         raise TrackingError(f"--storage {storage}: cannot be opened ({error}).") from error
+    with warnings.catch_warnings():
+        # Both are what Optuna's own guide recommends for conditional and for parallel search.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.sampler = optuna.samplers.TPESampler(
+            # A study that goes on must not draw once more what it drew at first.
+            seed=seed + len(study.get_trials(deepcopy=False)),
+            multivariate=True,
+            group=True,
+            n_startup_trials=STARTUP_TRIALS,
+            constant_liar=workers > 1,
+        )
     before = study.user_attrs.get(_FINGERPRINT)
     if before is None:
         for params, attributes in space.first():

@@ -34,6 +34,7 @@ class Mirror:
     def __init__(self, outbox: Outbox, manifest: Manifest, objective: str) -> None:
         self._outbox = outbox
         self._manifest = manifest
+        self._dataset = dataset_of(manifest)
         self._objective = objective
         self._recipes: dict[int, Recipe] = {}
         self._epochs: dict[int, list[EpochEnded]] = {}
@@ -65,8 +66,7 @@ class Mirror:
         name = f"{event.number:03d} depth {recipe.depth}"
         self._outbox.put(runs.created(key, name, tags, now()))
         self._outbox.put(runs.parameters(key, recipe_text(recipe)))
-        data = dataset_of(self._manifest)
-        self._outbox.put(runs.dataset(key, data, "training"))
+        self._outbox.put(runs.dataset(key, self._dataset, "training"))
 
     def _ended(self, event: TrialEnded) -> None:
         key = key_of(event.number)

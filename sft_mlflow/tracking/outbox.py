@@ -25,6 +25,8 @@ from mlflow.protos.databricks_pb2 import (
 )
 from requests import RequestException
 
+from sft_mlflow.errors import TrackingError
+
 _log = logging.getLogger(__name__)
 
 MESSAGES = "outbox.jsonl"
@@ -36,6 +38,10 @@ _TRANSIENT = {
 }
 
 Message = Mapping[str, Any]
+
+
+class UnknownKeyError(TrackingError):
+    """A message speaks of something that the server refused to make."""
 
 
 @dataclass
@@ -69,6 +75,7 @@ class Outbox:
         self._closing = False
         self._file = self._messages.open("a")
         self.problem: str | None = None
+        self._bug: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
@@ -81,9 +88,15 @@ class Outbox:
             self._changed.notify_all()
 
     def flush(self, timeout_seconds: float) -> bool:
-        """Wait until everything is delivered; False if that took too long."""
+        """Wait until everything is delivered; False if that took too long.
+
+        Raises whatever bug ended the delivery.
+        """
         with self._changed:
-            return self._changed.wait_for(lambda: not self._queue, timeout_seconds)
+            self._changed.wait_for(lambda: not self._queue or self._bug, timeout_seconds)
+            if self._bug is not None:
+                raise self._bug
+            return not self._queue
 
     def close(self) -> None:
         """End the thread; what is queued stays on disk."""
@@ -112,6 +125,15 @@ class Outbox:
             return tuple(self._state.refused)
 
     def _run(self) -> None:
+        try:
+            self._deliver_all()
+        except Exception as bug:
+            # A bug must not end in a thread that nobody looks at: `flush` raises it.
+            with self._changed:
+                self._bug = bug
+                self._changed.notify_all()
+
+    def _deliver_all(self) -> None:
         # The first may have been delivered by a process that died before it could note so.
         again = True
         failures = 0
@@ -123,7 +145,7 @@ class Outbox:
                 message = self._queue[0]
             try:
                 learnt = self._deliver(message, self.ids, again)
-            except (MlflowException, RequestException, OSError) as error:
+            except (MlflowException, RequestException, OSError, UnknownKeyError) as error:
                 if _is_lasting(error):
                     _log.warning("MLflow refused %s: %s", message["kind"], error)
                     self._advance({}, f"{message['kind']}: {error}")
@@ -153,6 +175,8 @@ class Outbox:
 
 def _is_lasting(error: Exception) -> bool:
     """Whether trying again cannot help."""
+    if isinstance(error, FileNotFoundError | UnknownKeyError):
+        return True
     if not isinstance(error, MlflowException):
         return False
     # A server that cannot be reached is an MlflowException too, with the HTTP error in its text.

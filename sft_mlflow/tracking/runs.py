@@ -208,6 +208,13 @@ def version_key(key: str) -> str:
     return f"{key}/version"
 
 
+class _Ids(dict[str, str]):
+    """Ids by key, with an error of its own for what the server never made."""
+
+    def __missing__(self, key: str) -> str:
+        raise outbox.UnknownKeyError(f"{key}: the server did not make it")
+
+
 class Delivery:
     """Does what messages say on the server, so that doing it twice is as doing it once."""
 
@@ -218,7 +225,7 @@ class Delivery:
     def __call__(self, message: Message, ids: Mapping[str, str], again: bool) -> dict[str, str]:
         """Deliver one message; the ids that the server gave."""
         handle = getattr(self, f"_{message['kind']}")
-        learnt: dict[str, str] = handle(message, ids, again)
+        learnt: dict[str, str] = handle(message, _Ids(ids), again)
         return learnt
 
     def _run(self, message: Message, ids: Mapping[str, str], again: bool) -> dict[str, str]:

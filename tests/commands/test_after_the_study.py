@@ -170,7 +170,7 @@ def test_an_interrupted_score_goes_on_and_an_output_of_another_job_is_kept(
     assert len(frame) == 73
     [row] = frame[frame["error"].notna()].to_dict("records")
     assert row["path"].endswith("broken.jpg")
-    assert row["prediction"] is None
+    assert pd.isna(row["prediction"])
     assert set(frame["model_version"]) == {"fields/1"}
     said = run(*words, "--input", str(finished_study.data / "red"), code=2)
     assert "overwrite" in said

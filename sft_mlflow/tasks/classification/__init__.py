@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from sft_mlflow.data.checks import IMBALANCE
 from sft_mlflow.tasks.base import LossSettings
 from sft_mlflow.tasks.classification import calibration, metrics
-
-# Beyond this ratio of the largest to the smallest class, accuracy rewards neglect of the small.
-IMBALANCE = 3.0
 
 
 class Classification:
