@@ -67,7 +67,8 @@ class _Words:
     def epoch(self, number: int, event: EpochEnded) -> str:
         loss = event.metrics.get("train/loss")
         trained = "start" if loss is None else f"epoch {event.epoch}, loss {loss:.3f}"
-        return f"trial {number}: {trained}, {self._objective} {event.value:.4f}{self.remaining()}"
+        said = f"trial {number}: {trained}, {self._objective} {event.value:.4f}"
+        return f"{said}, {self.remaining()}" if self.remaining() else said
 
     def ended(self, event: TrialEnded) -> str:
         self._ended += 1
@@ -80,19 +81,19 @@ class _Words:
         reason = f" ({event.reason})" if event.reason else ""
         return (
             f"trial {event.number}: {event.state.lower()}{value} in {event.seconds:.0f} s{reason}"
-            f"{self.best()}"
+            f"{'; ' if self._best else ''}{self.best()}"
         )
 
     def best(self) -> str:
         if self._best is None:
             return ""
-        return f"; best {self._best[0]:.4f} in trial {-self._best[1]}"
+        return f"best {self._best[0]:.4f} in trial {-self._best[1]}"
 
     def remaining(self) -> str:
         if self._study is None or self._study.deadline is None:
             return ""
         left = max(0.0, self._study.deadline - time.monotonic())
-        return f", {left / 60:.1f} min left"
+        return f"{left / 60:.1f} min left"
 
     def scored(self, event: BatchScored) -> str:
         errors = f", {event.errors} unreadable" if event.errors else ""
@@ -187,7 +188,8 @@ class _Bars:
             self._update(key, done, f"step {inner.step}/{inner.steps}")
         elif isinstance(inner, EpochEnded):
             self._update(key, inner.epoch, self._words.epoch(event.number, inner))
-        self._note("study", f"{self._words.best().removeprefix('; ')}{self._words.remaining()}")
+        parts = (self._words.best(), self._words.remaining())
+        self._note("study", ", ".join(part for part in parts if part))
 
     def _show(self, key: str, what: str, done: float, total: float | None, note: str = "") -> None:
         if key not in self._tasks:
