@@ -46,6 +46,10 @@ from sft_mlflow.training.trial import MODEL, Material
 DEFAULT_TRIALS = 12
 # Registration, report and the last messages, beside the evaluation whose length is estimated.
 CLOSING_SECONDS = 10.0
+# What a study that goes on may have otherwise: how long, how fast, and what becomes of the result.
+_FREE_OPTIONS = frozenset(
+    ("trials", "budget_minutes", "workers", "device", "register", "model_name", "study", "storage")
+)
 # A server that is away this long after the last trial is not waited for; nothing is lost.
 PATIENCE_SECONDS = 600.0
 
@@ -91,24 +95,27 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> Finet
     with _alone(folder, name), _tracked(client, folder, name, command) as (outbox, parent):
         observer(Notice(f"Study {name}"))
         outbox.put(
-            runs.parameters(runs.PARENT, {f"options.{k}": v for k, v in options.as_text().items()})
+            runs.parameters(
+                parent.run_id, {f"options.{k}": v for k, v in options.as_text().items()}
+            )
         )
-        loaded = _load(options, outbox, folder, observer)
+        loaded = _load(options, observer)
         fetched = {
             uri: fetch.fetch(client, uri, into=home() / "models").folder
             for uri in options.source
             if is_tracked(uri)
         }
         material = Material(options.task, loaded.manifest, folder, device, fetched)
-        settled = _settle(options, loaded, material, observer)
         study = studies.open_study(
             name,
             options.storage or f"sqlite:///{folder / 'study.db'}",
-            settled.space,
-            _fingerprint(options, loaded, settled),
+            _fingerprint(options, loaded, material),
             options.seed,
             options.workers,
         )
+        _keep_data(options, loaded, outbox, parent, folder)
+        settled = _settle(options, loaded, material, observer)
+        studies.enqueue_first(study, settled.space)
         if interrupted := studies.requeue_interrupted(study):
             observer(Notice(f"{len(interrupted)} interrupted trials go on from their checkpoints."))
         limits = _limits(options, loaded, settled, begun)
@@ -121,7 +128,10 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> Finet
                 limits.deadline,
             )
         )
-        mirror = Mirror(outbox, loaded.manifest, settled.objective)
+        before = _best(studies.rows(study))
+        mirror = Mirror(
+            outbox, loaded.manifest, settled.objective, before.value if before else None
+        )
         try:
             for event in studies.run_study(
                 study,
@@ -142,7 +152,7 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> Finet
         if best is not None:
             observer(Notice(f"Testing trial {best.number}, the best on validation"))
             figures = test_figures(loaded.manifest, best.folder / MODEL, str(device), options.seed)
-            _put_test(outbox, best, figures)
+            _put_test(outbox, parent, best, figures)
         model_name = options.model_name or f"sft-{_short_name(loaded.manifest.name)}"
         _register(options, outbox, model_name, rows, best, loaded)
         delivered = _flush(outbox, name, observer)
@@ -169,11 +179,10 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> Finet
             )
         )
         (folder / "report.html").write_text(render(report))
-        outbox.put(runs.files(runs.PARENT, {"report.html": folder / "report.html"}))
+        outbox.put(runs.files(parent.run_id, {"report.html": folder / "report.html"}))
         if model_id is not None:
-            outbox.put(runs.tags(runs.PARENT, {fetch.BEST_MODEL: model_id}))
-        _flush(outbox, name, observer)
-        _tidy(folder, best)
+            outbox.put(runs.tags(parent.run_id, {fetch.BEST_MODEL: model_id}))
+        _tidy(folder, rows, best, _flush(outbox, name, observer))
     return Finetuned(
         name, parent.run_id, model_name, version, model_id, report, tuple(summary_lines(report))
     )
@@ -203,12 +212,20 @@ def _tracked(
 ) -> Iterator[tuple[Outbox, runs.ParentRun]]:
     """The parent run and the outbox, ended in the way that the block ends."""
     parent = runs.parent_run(client, name, command)
-    runs.adopt(client, folder, parent)
-    outbox = Outbox(
-        folder, runs.Delivery(client, parent.experiment_id), {runs.PARENT: parent.run_id}
-    )
     status = "FAILED"
     with guarded(client.tracking_uri, parent.experiment_id, parent.run_id):
+        try:
+            runs.adopt(client, folder, parent)
+        except TrackingError:
+            client.set_terminated(parent.run_id, status)
+            raise
+        outbox = Outbox(
+            folder,
+            runs.Delivery(client, parent.experiment_id),
+            # Children are made under the parent of this invocation, whoever queued them; what is
+            # said of a parent is said of that one.
+            {runs.PARENT: parent.run_id, parent.run_id: parent.run_id},
+        )
         try:
             yield outbox, parent
             status = "FINISHED"
@@ -216,13 +233,13 @@ def _tracked(
             status = "KILLED"
             raise
         finally:
-            outbox.put(runs.ended(runs.PARENT, status, now()))
+            outbox.put(runs.ended(parent.run_id, status, now()))
             outbox.flush(CLOSING_SECONDS)
             outbox.close()
 
 
-def _load(options: FinetuneOptions, outbox: Outbox, folder: Path, observer: Observer) -> Loaded:
-    """The checked data; what the check found is an artifact of the parent run."""
+def _load(options: FinetuneOptions, observer: Observer) -> Loaded:
+    """The checked data, and what the check found on the screen."""
     loaded = load_manifest(
         options.data,
         seed=options.seed,
@@ -232,16 +249,23 @@ def _load(options: FinetuneOptions, outbox: Outbox, folder: Path, observer: Obse
     )
     for line in loaded.report.lines():
         observer(Notice(line))
+    return loaded
+
+
+def _keep_data(
+    options: FinetuneOptions, loaded: Loaded, outbox: Outbox, parent: runs.ParentRun, folder: Path
+) -> None:
+    """Put manifest, check and broken files where the study is, and on the parent run."""
     save_manifest(loaded.manifest, folder / "manifest.parquet")
     (folder / "check.json").write_text(json.dumps(loaded.report.to_dict(), indent=2))
     broken = [{"path": str(b.path), "label": b.label, "reason": b.reason} for b in loaded.broken]
     (folder / "broken_files.json").write_text(json.dumps(broken, indent=2))
     names = ("manifest.parquet", "check.json", "broken_files.json")
-    outbox.put(runs.files(runs.PARENT, {f"data/{name}": folder / name for name in names}))
-    outbox.put(runs.dataset(runs.PARENT, dataset_of(loaded.manifest), "training"))
+    outbox.put(runs.files(parent.run_id, {f"data/{name}": folder / name for name in names}))
+    outbox.put(runs.dataset(parent.run_id, dataset_of(loaded.manifest), "training"))
     outbox.put(
         runs.tags(
-            runs.PARENT,
+            parent.run_id,
             {
                 "sft.study": options.study,
                 "sft.data_digest": loaded.manifest.digest,
@@ -249,7 +273,6 @@ def _load(options: FinetuneOptions, outbox: Outbox, folder: Path, observer: Obse
             },
         )
     )
-    return loaded
 
 
 def _settle(
@@ -297,11 +320,8 @@ def _prepared(
     """
     path = material.folder / "prepared.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
-    digest = loaded.manifest.digest
-    if uri in kept and kept[uri]["data"] == digest:
-        saved = Prepared.from_dict(kept[uri]["prepared"])
-        if material.probe_path(uri, saved.image_size).exists():
-            return saved
+    if uri in kept:
+        return Prepared.from_dict(kept[uri])
     observer(Notice(f"Fitting the linear probe of {uri}"))
     found = prepare(
         material,
@@ -316,8 +336,9 @@ def _prepared(
         metric=objective,
         progress=lambda done, total: observer(Progress("Decoding images", done, total)),
     )
-    kept[uri] = {"data": digest, "prepared": asdict(found)}
-    path.write_text(json.dumps(kept, indent=2))
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({**kept, uri: asdict(found)}, indent=2))
+    partial.replace(path)
     observer(
         Notice(
             f"  {found.image_size} px, {found.full_depth} stages, {found.precision}, "
@@ -351,28 +372,20 @@ def _recipe(options: FinetuneOptions, settled: _Settled, uri: str) -> Recipe:
     )
 
 
-def _fingerprint(options: FinetuneOptions, loaded: Loaded, settled: _Settled) -> dict[str, Any]:
+def _fingerprint(options: FinetuneOptions, loaded: Loaded, material: Material) -> dict[str, str]:
     """What may not change when a study goes on, by the word that names it to the user."""
-    recipes = {uri: asdict(_recipe(options, settled, uri)) for uri in options.source}
-    for recipe in recipes.values():
-        for searched in ("source", "depth", "lr"):
-            del recipe[searched]
-    found = {
-        "data": loaded.manifest.digest,
-        "objective": settled.objective,
-        "space": settled.space.description(),
-        "recipe": recipes,
-    }
-    # As it comes back from the storage: JSON has no tuples.
-    as_json: dict[str, Any] = json.loads(json.dumps(found))
-    return as_json
+    decisive = {k: v for k, v in options.as_text().items() if k not in _FREE_OPTIONS}
+    weights = {f"weights of {uri}": material.source(uri).weights_sha256 for uri in options.source}
+    return {**decisive, "data": loaded.manifest.digest, **weights}
 
 
 def _limits(options: FinetuneOptions, loaded: Loaded, settled: _Settled, begun: float) -> Limits:
     if options.budget_minutes is None:
         return Limits(options.trials or DEFAULT_TRIALS, None)
     slowest = max(p.seconds_an_image for p in settled.prepared.values())
-    testing = slowest * len(loaded.manifest.side("test"))
+    # The test side is read from its files; trials that are stopped still validate once or twice.
+    testing = 2 * slowest * len(loaded.manifest.side("test"))
+    testing += 2 * slowest * len(loaded.manifest.side("valid")) * options.workers
     deadline = begun + options.budget_minutes * 60 - testing - CLOSING_SECONDS
     if deadline <= time.monotonic():
         raise OptionsError(
@@ -389,7 +402,7 @@ def _best(rows: tuple[Row, ...]) -> Row | None:
     return max(finished, key=lambda r: (r.value or -math.inf, -r.plan.depth), default=None)
 
 
-def _put_test(outbox: Outbox, best: Row, figures: TestFigures) -> None:
+def _put_test(outbox: Outbox, parent: runs.ParentRun, best: Row, figures: TestFigures) -> None:
     values: dict[str, float] = {}
     for name, interval in figures.figures.items():
         values[f"test/{name}"] = interval.value
@@ -397,11 +410,11 @@ def _put_test(outbox: Outbox, best: Row, figures: TestFigures) -> None:
         values[f"test/{name}_high"] = interval.high
     values["test/ece"] = figures.calibration.ece_after
     values["test/ece_before_scaling"] = figures.calibration.ece_before
-    outbox.put(runs.metrics(runs.PARENT, values, 0, now()))
+    outbox.put(runs.metrics(parent.run_id, values, 0, now()))
     outbox.put(runs.metrics(key_of(best.number), values, 0, now()))
     outbox.put(
         runs.tags(
-            runs.PARENT, {"sft.best_trial": str(best.number), "sft.depth": str(best.plan.depth)}
+            parent.run_id, {"sft.best_trial": str(best.number), "sft.depth": str(best.plan.depth)}
         )
     )
 
@@ -423,11 +436,12 @@ def _register(
     for row in sorted(chosen, key=lambda r: r.number == best.number):
         config = model_folder.read_config(row.folder / MODEL)
         tags = {**model_tags(loaded.manifest, config), "sft.study": options.study}
-        alias = None
+        alias, first_tags = None, {}
         if row.number == best.number:
             alias = fetch.CHALLENGER
-            tags[promotion.TEST_READINGS] = "1"
-        outbox.put(runs.registered(key_of(row.number), model_name, alias, tags))
+            # This study has read the test data once; promotions count on from here.
+            first_tags = {promotion.TEST_READINGS: "1"}
+        outbox.put(runs.registered(key_of(row.number), model_name, alias, tags, first_tags))
 
 
 def _flush(outbox: Outbox, name: str, observer: Observer) -> Mapping[str, str]:
@@ -442,13 +456,15 @@ def _flush(outbox: Outbox, name: str, observer: Observer) -> Mapping[str, str]:
     return outbox.ids
 
 
-def _tidy(folder: Path, best: Row | None) -> None:
+def _tidy(
+    folder: Path, rows: tuple[Row, ...], best: Row | None, delivered: Mapping[str, str]
+) -> None:
     """Remove what the tracking server now holds, and pixels that can be decoded again."""
     for path in folder.glob("pixels/pixels-*"):
         path.unlink()
-    for weights in folder.glob(f"trials/*/{MODEL}/{model_folder.WEIGHTS}"):
-        if best is None or weights.parents[1] != best.folder:
-            weights.unlink()
+    for row in rows:
+        if row != best and runs.model_id_key(key_of(row.number)) in delivered:
+            (row.folder / MODEL / model_folder.WEIGHTS).unlink(missing_ok=True)
 
 
 def _short_name(data: str) -> str:

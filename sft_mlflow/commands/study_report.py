@@ -137,6 +137,7 @@ def _trial_row(row: Row, closing: Closing) -> TrialRow:
         lr=row.plan.lr,
         epochs_done=max(row.values, default=0),
         seconds=row.seconds,
+        metrics={k: v for k, v in row.metrics.items() if k.startswith("valid/")},
         reason=row.reason,
     )
 

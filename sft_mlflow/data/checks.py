@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, Literal
 
-from sft_mlflow.data.manifest import SPLITS, Manifest, Sample, Split
+from sft_mlflow.data.manifest import IMBALANCE, SPLITS, Manifest, Sample, Split
 from sft_mlflow.data.readers.listing import Entry, Listing
 from sft_mlflow.data.scan import FileFacts
 from sft_mlflow.data.similarity import near_duplicates
@@ -19,8 +19,6 @@ _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 # Below this many training images a class is learnt by heart rather than learnt.
 FEW_SAMPLES = 10
-# Largest to smallest class in train: from here on accuracy hides what small classes get.
-IMBALANCE = 3.0
 # Shorter side in pixels, and longer to shorter side.
 TINY_SIDE = 32
 ELONGATED = 4.0

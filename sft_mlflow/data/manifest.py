@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 Split = Literal["train", "valid", "test"]
+# Largest to smallest class in train: from here on accuracy hides what small classes get.
+IMBALANCE = 3.0
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import TrialState as State
@@ -20,6 +19,7 @@ from sft_mlflow.errors import OptionsError, TrackingError, TrialError
 from sft_mlflow.search.events import StudyEvent, TrialEnded, TrialEvent, TrialStarted, TrialState
 from sft_mlflow.search.lanes import Lane, WorkerDiedError, open_lanes, ready
 from sft_mlflow.search.space import PROBE, Plan, Space
+from sft_mlflow.training import checkpoints
 from sft_mlflow.training.events import EpochEnded, FitEnded, StepEnded
 from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.training.trial import MODEL, Material
@@ -39,6 +39,7 @@ _PLAN = "plan"
 _RETRIED = "retried"
 _REASON = "reason"
 _SECONDS = "seconds"
+_METRICS = "metrics"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Row:
-    """One trial of the study, as a plain row. value: None where it has none."""
+    """One trial of the study, as a plain row.
+
+    value: of its best epoch, None where it has none; values: of each epoch; metrics: of the best.
+    """
 
     number: int
     state: TrialState
@@ -61,15 +65,16 @@ class Row:
     reason: str | None
     seconds: float
     values: Mapping[int, float]
+    metrics: Mapping[str, float]
 
 
 def open_study(
-    name: str, storage: str, space: Space, fingerprint: Mapping[str, Any], seed: int, workers: int
+    name: str, storage: str, fingerprint: Mapping[str, str], seed: int, workers: int
 ) -> optuna.Study:
     """The study of that name, new or as it was left.
 
-    fingerprint: what must be the same for the results to be comparable, as JSON. Raises
-    OptionsError that names what changed.
+    fingerprint: what must be the same for the results to be comparable. Raises OptionsError that
+    names what changed.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -97,8 +102,6 @@ def open_study(
         )
     before = study.user_attrs.get(_FINGERPRINT)
     if before is None:
-        for params, attributes in space.first():
-            study.enqueue_trial(params, user_attrs=attributes)
         study.set_user_attr(_FINGERPRINT, dict(fingerprint))
     elif changed := [
         f"{key} was {before.get(key)!r} and is now {value!r}"
@@ -112,6 +115,12 @@ def open_study(
     return study
 
 
+def enqueue_first(study: optuna.Study, space: Space) -> None:
+    """Queue the trials that the space begins with, as far as the study does not have them."""
+    for params, attributes in space.first()[len(study.get_trials(deepcopy=False)) :]:
+        study.enqueue_trial(params, user_attrs=attributes)
+
+
 def requeue_interrupted(study: optuna.Study) -> list[int]:
     """Numbers of the trials that a dead process left running; each is failed and tried again.
 
@@ -119,8 +128,7 @@ def requeue_interrupted(study: optuna.Study) -> list[int]:
     """
     interrupted = study.get_trials(states=(State.RUNNING,), deepcopy=False)
     for trial in interrupted:
-        _retry(study, trial)
-        study.tell(trial.number, state=State.FAIL)
+        _fail_and_retry(study, trial)
     return [trial.number for trial in interrupted]
 
 
@@ -149,17 +157,20 @@ def run_study(
             if not running:
                 return
             for lane in ready(list(running)):
-                events, over = _advance(study, running[lane], limits)
-                if over:
-                    del running[lane]
+                at = running[lane]
+                events = _advance(study, at, limits)
+                # Told only when whoever listens has taken it down: a trial that Optuna knows to be
+                # over is never run again.
                 yield from events
+                if isinstance(events[-1], TrialEnded):
+                    _tell(study, at, events[-1])
+                    del running[lane]
     finally:
         for lane in lanes:
             lane.close()
         # Reached with trials still running when the consumer stops or an error passes through.
         for unfinished in running.values():
-            study.tell(unfinished.trial, state=State.FAIL)
-            _retry(study, study.trials[unfinished.trial.number])
+            _fail_and_retry(study, study.trials[unfinished.trial.number])
 
 
 def rows(study: optuna.Study) -> tuple[Row, ...]:
@@ -176,6 +187,7 @@ def rows(study: optuna.Study) -> tuple[Row, ...]:
             reason=trial.user_attrs.get(_REASON),
             seconds=trial.user_attrs.get(_SECONDS, 0.0),
             values=trial.intermediate_values,
+            metrics=trial.user_attrs.get(_METRICS, {}),
         )
         for trial in trials
         if _PLAN in trial.user_attrs and trial.state.is_finished() and trial.number not in retried
@@ -204,7 +216,10 @@ class _Running:
     begun: float
     stop: bool = False
     reason: str | None = None
+    retry: bool = False
     state: State = State.COMPLETE
+    values: list[float] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def _begin(
@@ -225,57 +240,74 @@ def _begin(
     return _Running(trial, started, lane, time.monotonic())
 
 
-def _advance(study: optuna.Study, at: _Running, limits: Limits) -> tuple[list[StudyEvent], bool]:
-    """The next event of a running trial, what follows from it, and whether the trial is over."""
+def _advance(study: optuna.Study, at: _Running, limits: Limits) -> list[StudyEvent]:
+    """The next event of a running trial and, last, its end if that follows from it."""
     number = at.trial.number
     try:
         event = at.lane.next()
     except WorkerDiedError as error:
-        return [_lost(study, at, str(error))], True
+        return [_lost(at, str(error))]
     except TrialError as error:
-        return [_end(study, at, State.FAIL, None, str(error))], True
+        return [_end(at, State.FAIL, None, str(error))]
     if isinstance(event, EpochEnded):
         at.trial.report(event.value, event.epoch)
-        if event.epoch and at.trial.should_prune():
+        if all(event.value > earlier for earlier in at.values):
+            at.metrics = dict(event.metrics)
+        at.values.append(event.value)
+        # After the last epoch there is nothing left to save.
+        if 0 < event.epoch < at.started.recipe.epochs and at.trial.should_prune():
             at.stop, at.state = True, State.PRUNED
             at.reason = f"pruned after epoch {event.epoch}"
     if isinstance(event, EpochEnded | StepEnded) and not at.stop and _is_late(limits):
         at.stop, at.reason = True, "the budget was used up"
     if not isinstance(event, FitEnded):
         at.lane.answer(at.stop)
-        return [TrialEvent(number, event)], False
+        return [TrialEvent(number, event)]
     if event.reason == "early-stopped":
         at.reason = "no better for too many epochs"
-    ended = _end(study, at, at.state, event.value, at.reason)
-    return [TrialEvent(number, event), ended], True
+    return [TrialEvent(number, event), _end(at, at.state, event.value, at.reason)]
 
 
-def _end(
-    study: optuna.Study, at: _Running, state: State, value: float | None, reason: str | None
-) -> TrialEnded:
-    seconds = time.monotonic() - at.begun
-    at.trial.set_user_attr(_SECONDS, seconds)
-    if reason is not None:
-        at.trial.set_user_attr(_REASON, reason)
-    study.tell(at.trial, value if state == State.COMPLETE else None, state=state)
+def _end(at: _Running, state: State, value: float | None, reason: str | None) -> TrialEnded:
     model = at.started.folder / MODEL if value is not None else None
+    seconds = time.monotonic() - at.begun
     return TrialEnded(at.trial.number, _name(state), value, reason, model, seconds)
 
 
-def _lost(study: optuna.Study, at: _Running, reason: str) -> TrialEnded:
-    if at.started.attempt < ATTEMPTS:
-        _retry(study, study.trials[at.trial.number])
+def _lost(at: _Running, reason: str) -> TrialEnded:
+    at.retry = at.started.attempt < ATTEMPTS
+    if at.retry:
         reason = f"{reason}; it goes on from its checkpoint as another trial"
-    return _end(study, at, State.FAIL, None, reason)
+    return _end(at, State.FAIL, None, reason)
 
 
-def _retry(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-    """Queue the trial again, to go on from its checkpoint."""
-    kept = {k: v for k, v in trial.user_attrs.items() if k in (PROBE, _FOLDER)}
-    attempt = trial.user_attrs.get(_ATTEMPT, 1) + 1
-    study.enqueue_trial(
-        trial.params, user_attrs={**kept, _ATTEMPT: attempt, _RETRIED: trial.number}
-    )
+def _tell(study: optuna.Study, at: _Running, ended: TrialEnded) -> None:
+    """Let Optuna know how the trial ended; its checkpoints have served then."""
+    at.trial.set_user_attr(_SECONDS, ended.seconds)
+    at.trial.set_user_attr(_METRICS, at.metrics)
+    if ended.reason is not None:
+        at.trial.set_user_attr(_REASON, ended.reason)
+    if at.retry:
+        _fail_and_retry(study, study.trials[at.trial.number])
+        return
+    complete = ended.state == "COMPLETE"
+    study.tell(at.trial, ended.value if complete else None, state=State[ended.state])
+    checkpoints.remove(at.started.folder)
+
+
+def _fail_and_retry(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    """Fail a trial that was interrupted, and queue it again to go on from its checkpoint.
+
+    Queued first: dying in between costs no trial, and what is queued already is not queued twice.
+    """
+    queued = {t.user_attrs.get(_RETRIED) for t in study.get_trials(deepcopy=False)}
+    if trial.number not in queued:
+        kept = {k: v for k, v in trial.user_attrs.items() if k in (PROBE, _FOLDER)}
+        attempt = trial.user_attrs.get(_ATTEMPT, 1) + 1
+        # A trial that was killed before it asked for its parameters has those it was queued with.
+        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        study.enqueue_trial(params, user_attrs={**kept, _ATTEMPT: attempt, _RETRIED: trial.number})
+    study.tell(trial.number, state=State.FAIL)
 
 
 def _name(state: State) -> TrialState:

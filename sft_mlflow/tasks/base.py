@@ -1,4 +1,8 @@
-"""What every task answers; the layers above know no task by name."""
+"""What every task answers to the training loop.
+
+Prediction, calibration and pictures are still asked of classification by name in the layers above;
+the second task will bring them under this protocol.
+"""
 
 from __future__ import annotations
 

@@ -67,6 +67,7 @@ def move(client: MlflowClient, model_name: str, entry: Entry, lock: PromotionLoc
 
     Raises LockLostError before anything moves where the lock is no longer held.
     """
+    lock.verify()
     record(client, model_name, entry)
     lock.verify()
     client.set_registered_model_alias(model_name, CHAMPION, entry.version)

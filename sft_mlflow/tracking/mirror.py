@@ -31,14 +31,16 @@ def key_of(number: int) -> str:
 class Mirror:
     """Turns the events of a study into messages of the outbox, in their order."""
 
-    def __init__(self, outbox: Outbox, manifest: Manifest, objective: str) -> None:
+    def __init__(
+        self, outbox: Outbox, manifest: Manifest, objective: str, best: float | None
+    ) -> None:
         self._outbox = outbox
         self._manifest = manifest
         self._dataset = dataset_of(manifest)
         self._objective = objective
         self._recipes: dict[int, Recipe] = {}
         self._epochs: dict[int, list[EpochEnded]] = {}
-        self._best: float | None = None
+        self._best = best
 
     def __call__(self, event: StudyEvent) -> None:
         """Queue what MLflow should know of the event."""
@@ -70,8 +72,7 @@ class Mirror:
 
     def _ended(self, event: TrialEnded) -> None:
         key = key_of(event.number)
-        recipe = self._recipes.pop(event.number)
-        epochs = self._epochs.pop(event.number)
+        recipe, epochs = self._recipes[event.number], self._epochs[event.number]
         tags = {"sft.state": event.state, **({"sft.reason": event.reason} if event.reason else {})}
         self._outbox.put(runs.tags(key, tags))
         if event.model is not None:
@@ -80,8 +81,12 @@ class Mirror:
         if event.state == "COMPLETE" and event.value is not None:
             self._best = event.value if self._best is None else max(self._best, event.value)
             best_so_far = {f"best/valid/{self._objective}": self._best}
-            self._outbox.put(runs.metrics(runs.PARENT, best_so_far, event.number, now()))
+            self._outbox.put(
+                runs.metrics(self._outbox.ids[runs.PARENT], best_so_far, event.number, now())
+            )
         self._outbox.put(runs.ended(key, runs.STATUS[event.state], now()))
+        # Only now: until it is queued, `close` has to end this run too.
+        del self._recipes[event.number], self._epochs[event.number]
 
     def _log_model(self, key: str, folder: Path, recipe: Recipe, best: EpochEnded) -> None:
         config = model_folder.read_config(folder)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +21,10 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
     INTERNAL_ERROR,
+    PERMISSION_DENIED,
     REQUEST_LIMIT_EXCEEDED,
     TEMPORARILY_UNAVAILABLE,
+    UNAUTHENTICATED,
     ErrorCode,
 )
 from requests import RequestException
@@ -32,9 +36,18 @@ _log = logging.getLogger(__name__)
 MESSAGES = "outbox.jsonl"
 DELIVERED = "delivered.json"
 LONGEST_PAUSE_SECONDS = 10.0
+# Under this key, ids hold a name of the outbox itself that no other one has.
+OUTBOX = "outbox"
+# Refused credentials too: a token that ran out is renewed while the study goes on.
 _TRANSIENT = {
     ErrorCode.Name(code)
-    for code in (INTERNAL_ERROR, REQUEST_LIMIT_EXCEEDED, TEMPORARILY_UNAVAILABLE)
+    for code in (
+        INTERNAL_ERROR,
+        REQUEST_LIMIT_EXCEEDED,
+        TEMPORARILY_UNAVAILABLE,
+        UNAUTHENTICATED,
+        PERMISSION_DENIED,
+    )
 }
 
 Message = Mapping[str, Any]
@@ -69,7 +82,9 @@ class Outbox:
         self._state_path = folder / DELIVERED
         self._deliver = deliver
         self._state = _read_state(self._state_path)
+        self._state.ids.setdefault(OUTBOX, uuid.uuid4().hex)
         self._state.ids.update(ids)
+        _write_state(self._state_path, self._state)
         self._queue = _read_messages(self._messages)[self._state.count :]
         self._changed = threading.Condition()
         self._closing = False
@@ -190,7 +205,7 @@ def _read_messages(path: Path) -> list[Message]:
     # A process killed while it wrote leaves a last line without its end.
     whole, rest = lines[:-1], lines[-1]
     if rest:
-        path.write_text("".join(f"{line}\n" for line in whole))
+        os.truncate(path, path.stat().st_size - len(rest.encode()))
     return [json.loads(line) for line in whole]
 
 

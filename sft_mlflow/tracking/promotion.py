@@ -242,6 +242,7 @@ def _decide(
             if verdict.passed:
                 move(client, model_name, entry, lock)
             else:
+                lock.verify()
                 record(client, model_name, entry)
     except LockLostError:
         return None

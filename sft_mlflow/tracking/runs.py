@@ -85,10 +85,10 @@ def single(
 ) -> Iterator[str]:
     """Id of the run of a command that is no study, ended in the way that the block ends."""
     parent = parent_run(client, name, command)
-    for option, value in _cut(options, LONGEST_PARAM).items():
-        client.log_param(parent.run_id, f"options.{option}", value)
     status = "FAILED"
     try:
+        for option, value in _cut(options, LONGEST_PARAM).items():
+            client.log_param(parent.run_id, f"options.{option}", value)
         yield parent.run_id
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -182,14 +182,24 @@ def model(
     }
 
 
-def registered(key: str, name: str, alias: str | None, version_tags: Mapping[str, str]) -> Message:
-    """The run's LoggedModel becomes a version of the registered model, with that alias."""
+def registered(
+    key: str,
+    name: str,
+    alias: str | None,
+    version_tags: Mapping[str, str],
+    first_tags: Mapping[str, str],
+) -> Message:
+    """The run's LoggedModel becomes a version of the registered model, with that alias.
+
+    first_tags: only of a version that is new, since others change them later.
+    """
     return {
         "kind": "registered",
         "key": key,
         "name": name,
         "alias": alias,
         "tags": _cut(version_tags, LONGEST_TAG),
+        "first_tags": dict(first_tags),
     }
 
 
@@ -230,7 +240,7 @@ class Delivery:
 
     def _run(self, message: Message, ids: Mapping[str, str], again: bool) -> dict[str, str]:
         key = message["key"]
-        mark = f"{ids[PARENT]}/{key}"
+        mark = f"{ids[outbox.OUTBOX]}/{key}"
         if again:
             made = self._client.search_runs([self._experiment_id], f"tags.`{KEY}` = '{mark}'")
             if made:
@@ -322,6 +332,7 @@ class Delivery:
             self._client.create_registered_model(name)
         versions = self._client.search_model_versions(f"name = '{name}'")
         known = [v for v in versions if model_id_of(v) == model_id]
+        # Readings of the test data are counted on from there, by promotions.
         version = known[0] if known else self._new_version(message, ids, model_id)
         number = str(version.version)
         for tag, value in message["tags"].items():
@@ -336,7 +347,7 @@ class Delivery:
             source=f"models:/{model_id}",
             run_id=ids[message["key"]],
             model_id=model_id,
-            tags=message["tags"],
+            tags={**message["tags"], **message["first_tags"]},
         )
 
     def _ended(self, message: Message, ids: Mapping[str, str], again: bool) -> dict[str, str]:
@@ -355,12 +366,15 @@ def adopt(client: MlflowClient, folder: Path, parent: ParentRun) -> None:
     if earlier is None or earlier == parent.run_id:
         return
     try:
-        for key, run_id in ids.items():
-            if "/" not in key and key != PARENT:
-                client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent.run_id)
-                _end_if_running(client, run_id, "FAILED")
-        client.set_tag(earlier, "sft.continued_by", parent.run_id)
-        _end_if_running(client, earlier, "KILLED")
+        # Found by their tag: the last one may have been made and not been noted. What a user has
+        # deleted is not among them.
+        query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{earlier}'"
+        for child in client.search_runs([client.get_run(earlier).info.experiment_id], query):
+            client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, parent.run_id)
+            _end_if_running(client, child.info.run_id, "FAILED")
+        if client.get_run(earlier).info.lifecycle_stage == "active":
+            client.set_tag(earlier, "sft.continued_by", parent.run_id)
+            _end_if_running(client, earlier, "KILLED")
     except MlflowException as error:
         raise TrackingError(
             f"{client.tracking_uri}: the runs of the interrupted study cannot be taken over "

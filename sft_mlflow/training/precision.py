@@ -68,9 +68,12 @@ def faster_precision(
     return "bfloat16" if plain > WORTHWHILE * short else "float32"
 
 
-def _step(model: nn.Module, images: Tensor, arithmetic: Arithmetic) -> None:
+def _step(model: nn.Module, images: Tensor, arithmetic: Arithmetic) -> float:
+    """The loss of one training step, as a number: so an accelerator has finished it."""
     with arithmetic.autocast():
         outputs = model(images)
     targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    F.cross_entropy(outputs.float(), targets).backward()
+    loss = F.cross_entropy(outputs.float(), targets)
+    loss.backward()
     model.zero_grad()
+    return loss.item()

@@ -14,6 +14,7 @@ from torch import nn
 
 from sft_mlflow.data.manifest import Manifest, Split
 from sft_mlflow.data.pixels import PixelSpec, pixel_table
+from sft_mlflow.errors import TrialError
 from sft_mlflow.sources import model_folder, weights
 from sft_mlflow.sources.model_folder import ModelConfig
 from sft_mlflow.sources.network import StagedNetwork, network_from
@@ -21,7 +22,6 @@ from sft_mlflow.sources.source_model import Preprocessing, SourceModel
 from sft_mlflow.sources.uri import resolve
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.tasks.classification import calibration
-from sft_mlflow.training import checkpoints
 from sft_mlflow.training.batches import LiveBatches, Side
 from sft_mlflow.training.events import FitEvent
 from sft_mlflow.training.fit import fit, predict
@@ -91,9 +91,15 @@ def run_trial(
         device=device,
         arithmetic=arithmetic,
     )
-    ended = yield from fit(
-        network, recipe, batches, task, material.manifest.classes, folder, arithmetic, device
-    )
+    try:
+        ended = yield from fit(
+            network, recipe, batches, task, material.manifest.classes, folder, arithmetic, device
+        )
+    except torch.OutOfMemoryError as error:
+        raise TrialError(
+            f"out of memory at depth {recipe.depth} with batches of {recipe.batch_size} images of "
+            f"{recipe.image_size} pixels. Lower --batch-size or --image-size."
+        ) from error
     outputs, targets = predict(network.suffix(recipe.depth), batches)
     np.save(folder / VALIDATION_OUTPUTS, outputs)
     state_dict = {k: v.detach().cpu() for k, v in network.model.state_dict().items()}
@@ -107,7 +113,6 @@ def run_trial(
         weights_sha256=weights.digest(state_dict),
     )
     model_folder.write(folder / MODEL, config, state_dict)
-    checkpoints.remove(folder)
     yield ended
 
 

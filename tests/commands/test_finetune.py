@@ -180,9 +180,9 @@ def test_a_study_with_other_data_space_or_epochs_is_refused_naming_what_changed(
     study = ("finetune", "--study", "fields", "--image-size", "32", "--precision", "float32")
     data = ("--data", str(finished_study.data))
     said = finished_study.run(*study, *data, "--epochs", "2", code=2)
-    assert "recipe" in said
+    assert "epochs was '1' and is now '2'" in said
     said = finished_study.run(*study, *data, "--epochs", "1", "--lr-max", "0.01", code=2)
-    assert "space" in said
+    assert "lr_max" in said
     said = finished_study.run(*study, "--data", "digits", "--epochs", "1", code=2)
     assert "data" in said
 

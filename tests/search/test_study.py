@@ -85,7 +85,8 @@ def storage(folder: Path) -> str:
 def test_the_probe_is_a_trial_without_epochs_whose_value_others_start_from(
     material: Material, tmp_path: Path
 ) -> None:
-    study = studies.open_study("s", storage(tmp_path), SPACE, {}, seed=0, workers=1)
+    study = studies.open_study("s", storage(tmp_path), {}, seed=0, workers=1)
+    studies.enqueue_first(study, SPACE)
     events = list(studies.run_study(study, SPACE, {SOURCE: RECIPE}, material, Limits(2, None), 1))
     epochs = {
         number: [
@@ -108,7 +109,8 @@ def test_a_loss_that_is_not_finite_fails_the_trial_and_not_the_study(
 ) -> None:
     space = Space({SOURCE: (18,)}, (SOURCE,), lr_min=1e30, lr_max=1e30)
     recipe = replace(RECIPE, optimizer="sgd")
-    study = studies.open_study("s", storage(tmp_path), space, {}, seed=0, workers=1)
+    study = studies.open_study("s", storage(tmp_path), {}, seed=0, workers=1)
+    studies.enqueue_first(study, space)
     ended = [
         event
         for event in studies.run_study(
@@ -124,7 +126,8 @@ def test_the_budget_ends_a_trial_within_an_epoch_and_keeps_its_best(
     make_material: Callable[[], Material], tmp_path: Path
 ) -> None:
     space = Space({SOURCE: (1,)}, (), lr_min=1e-4, lr_max=1e-3)
-    study = studies.open_study("s", storage(tmp_path), space, {}, seed=0, workers=1)
+    study = studies.open_study("s", storage(tmp_path), {}, seed=0, workers=1)
+    studies.enqueue_first(study, space)
     deadline = time.monotonic() + 2
     seen = []
     for event in studies.run_study(
@@ -146,9 +149,10 @@ def test_a_study_goes_on_with_its_history(
 ) -> None:
     material = make_material()
     settings = {SOURCE: RECIPE}
-    study = studies.open_study("s", storage(tmp_path), SPACE, {"data": "d"}, seed=0, workers=1)
+    study = studies.open_study("s", storage(tmp_path), {"data": "d"}, seed=0, workers=1)
+    studies.enqueue_first(study, SPACE)
     list(studies.run_study(study, SPACE, settings, material, Limits(2, None), 1))
-    again = studies.open_study("s", storage(tmp_path), SPACE, {"data": "d"}, seed=0, workers=1)
+    again = studies.open_study("s", storage(tmp_path), {"data": "d"}, seed=0, workers=1)
     assert not studies.requeue_interrupted(again)
     events = list(studies.run_study(again, SPACE, settings, material, Limits(3, None), 1))
     assert [e.number for e in events if isinstance(e, TrialStarted)] == [2]
@@ -156,6 +160,6 @@ def test_a_study_goes_on_with_its_history(
 
 
 def test_a_study_begun_with_something_else_is_refused_naming_it(tmp_path: Path) -> None:
-    studies.open_study("s", storage(tmp_path), SPACE, {"data": "one"}, seed=0, workers=1)
+    studies.open_study("s", storage(tmp_path), {"data": "one"}, seed=0, workers=1)
     with pytest.raises(OptionsError, match="data was 'one' and is now 'two'"):
-        studies.open_study("s", storage(tmp_path), SPACE, {"data": "two"}, seed=0, workers=1)
+        studies.open_study("s", storage(tmp_path), {"data": "two"}, seed=0, workers=1)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from sft_mlflow.data.checks import IMBALANCE
+from sft_mlflow.data.manifest import IMBALANCE
 from sft_mlflow.tasks.base import LossSettings
 from sft_mlflow.tasks.classification import calibration, metrics
 
@@ -23,7 +23,7 @@ class Classification:
     def objective(self, class_counts: Mapping[str, int]) -> tuple[str, str]:
         """Accuracy, or macro F1 where the classes are imbalanced."""
         largest, smallest = max(class_counts.values()), max(1, min(class_counts.values()))
-        if largest > IMBALANCE * smallest:
+        if largest >= IMBALANCE * smallest:
             return "macro_f1", f"the largest class has {largest / smallest:.1f}x the smallest"
         return "accuracy", "the classes are balanced"
 
