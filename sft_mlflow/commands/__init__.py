@@ -1,9 +1,27 @@
-"""Composition: one function a command. What they need from the layers above meets only here."""
+"""Composition: one function a command. What they need from the layers above meets only here.
 
-from sft_mlflow.commands.check import check
-from sft_mlflow.commands.finetune import Finetuned, finetune
-from sft_mlflow.commands.promote import promote
-from sft_mlflow.commands.report import report
-from sft_mlflow.commands.score import score
+    from sft_mlflow.commands import finetune
+
+A command is imported when it is asked for: looking at data should not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sft_mlflow.commands._check import check
+    from sft_mlflow.commands._finetune import Finetuned, finetune
+    from sft_mlflow.commands._promote import promote
+    from sft_mlflow.commands._report import report
+    from sft_mlflow.commands._score import score
 
 __all__ = ["Finetuned", "check", "finetune", "promote", "report", "score"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(name)
+    module = "finetune" if name == "Finetuned" else name
+    return getattr(import_module(f"{__name__}._{module}"), name)

@@ -16,8 +16,9 @@ def connect() -> MlflowClient:
 
 
 def page_of_run(client: MlflowClient, experiment_id: str, run_id: str) -> str:
-    """Where a person sees the run: its address, or the command that shows it."""
+    """Where a person sees the run: its address, after the command that makes it one."""
     path = f"/#/experiments/{experiment_id}/runs/{run_id}"
     if client.tracking_uri.startswith("http"):
         return f"{client.tracking_uri.rstrip('/')}{path}"
-    return f"mlflow server --backend-store-uri {client.tracking_uri}"
+    serve = f"mlflow server --port 5000 --backend-store-uri {client.tracking_uri}"
+    return f"{serve}  # then open http://127.0.0.1:5000{path}"

@@ -65,7 +65,8 @@ class Mirror:
         self._recipes[event.number] = recipe
         self._epochs[event.number] = []
         tags = {"sft.trial": str(event.number), "sft.attempt": str(event.attempt)}
-        name = f"{event.number:03d} depth {recipe.depth}"
+        what = "probe" if recipe.is_probe else f"depth {recipe.depth}"
+        name = f"{event.number:03d} {what}"
         self._outbox.put(runs.created(key, name, tags, now()))
         self._outbox.put(runs.parameters(key, recipe_text(recipe)))
         self._outbox.put(runs.dataset(key, self._dataset, "training"))

@@ -44,6 +44,8 @@ from sft_mlflow.tracking.fetch import ModelReference, model_id_of
 from sft_mlflow.tracking.outbox import Message, now
 
 PARENT = "parent"
+# MLflow shows this tag as the description of a run, as Markdown.
+DESCRIPTION = "mlflow.note.content"
 KEY = "sft.key"
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 # MLflow's own limits on one value of a parameter and of a tag.
@@ -68,6 +70,7 @@ def parent_run(client: MlflowClient, name: str, command: str) -> ParentRun:
         if run_id:
             run = client.get_run(run_id)
             client.set_tag(run_id, MLFLOW_RUN_NAME, name)
+            client.set_tag(run_id, "sft.command", command)
             return ParentRun(run_id, run.info.experiment_id)
         experiment_id = _experiment(client)
         run = client.create_run(experiment_id, run_name=name, tags={"sft.command": command})
@@ -180,6 +183,11 @@ def model(
         "tags": _cut(model_tags, LONGEST_TAG),
         "time": now(),
     }
+
+
+def output(key: str, model_key: str) -> Message:
+    """The LoggedModel of one run is an output of another one too, so that its page shows it."""
+    return {"kind": "output", "key": key, "model_key": model_key}
 
 
 def registered(
@@ -319,6 +327,11 @@ class Delivery:
         self._client.finalize_logged_model(model_id, LoggedModelStatus.READY)
         return {model_id_key(message["key"]): model_id}
 
+    def _output(self, message: Message, ids: Mapping[str, str], again: bool) -> dict[str, str]:
+        model_id = ids[model_id_key(message["model_key"])]
+        self._client.log_outputs(ids[message["key"]], [LoggedModelOutput(model_id, step=0)])
+        return {}
+
     def _unfinished_model(self, run_id: str) -> Any:
         made = self._client.search_logged_models(
             [self._experiment_id], filter_string=f"source_run_id = '{run_id}'"
@@ -372,7 +385,9 @@ def adopt(client: MlflowClient, folder: Path, parent: ParentRun) -> None:
         for child in client.search_runs([client.get_run(earlier).info.experiment_id], query):
             client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, parent.run_id)
             _end_if_running(client, child.info.run_id, "FAILED")
-        if client.get_run(earlier).info.lifecycle_stage == "active":
+        before = client.get_run(earlier).info
+        if before.lifecycle_stage == "active":
+            client.set_tag(earlier, MLFLOW_RUN_NAME, f"{before.run_name} (continued)")
             client.set_tag(earlier, "sft.continued_by", parent.run_id)
             _end_if_running(client, earlier, "KILLED")
     except MlflowException as error:

@@ -180,12 +180,16 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> Finet
         )
         (folder / "report.html").write_text(render(report))
         outbox.put(runs.files(parent.run_id, {"report.html": folder / "report.html"}))
-        if model_id is not None:
+        summary = tuple(summary_lines(report))
+        note = "The whole story is in the artifact `report.html`.\n\n" + "\n".join(
+            f"    {line}" for line in summary
+        )
+        outbox.put(runs.tags(parent.run_id, {runs.DESCRIPTION: note}))
+        if best is not None and model_id is not None:
             outbox.put(runs.tags(parent.run_id, {fetch.BEST_MODEL: model_id}))
+            outbox.put(runs.output(parent.run_id, key_of(best.number)))
         _tidy(folder, rows, best, _flush(outbox, name, observer))
-    return Finetuned(
-        name, parent.run_id, model_name, version, model_id, report, tuple(summary_lines(report))
-    )
+    return Finetuned(name, parent.run_id, model_name, version, model_id, report, summary)
 
 
 @contextmanager
