@@ -109,7 +109,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self._words = _Words()
-        self._last = 0.0
+        self._last = time.monotonic()
 
     def __call__(self, event: CommandEvent) -> None:
         line = self._line(event)

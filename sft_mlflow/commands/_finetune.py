@@ -32,7 +32,7 @@ from sft_mlflow.search.study import Limits, Row
 from sft_mlflow.sources import model_folder
 from sft_mlflow.sources.uri import is_tracked
 from sft_mlflow.tasks import TASKS
-from sft_mlflow.tracking import connection, fetch, promotion, runs
+from sft_mlflow.tracking import connection, fetch, held_out, promotion, runs
 from sft_mlflow.tracking.datasets import dataset_of
 from sft_mlflow.tracking.guardian import guarded
 from sft_mlflow.tracking.mirror import Mirror, key_of, model_tags
@@ -129,8 +129,21 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> Finet
             )
         )
         before = _best(studies.rows(study))
+        ancestors = frozenset[str]().union(*map(held_out.trained_on, fetched.values()))
+        seen = sum(s.digest in ancestors for s in loaded.manifest.side("test"))
+        leak = (
+            f"a source was trained on {seen} of the test images: the test figures are too good"
+            if seen
+            else None
+        )
+        if leak:
+            observer(Notice(f"warning: {leak}"))
         mirror = Mirror(
-            outbox, loaded.manifest, settled.objective, before.value if before else None
+            outbox,
+            loaded.manifest,
+            settled.objective,
+            ancestors=ancestors,
+            best=before.value if before else None,
         )
         try:
             for event in studies.run_study(
@@ -175,7 +188,10 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> Finet
                 command=command,
                 page=connection.page_of_run(client, parent.experiment_id, parent.run_id),
                 seconds=time.monotonic() - begun,
-                refused=outbox.refused,
+                notes=(
+                    *((leak,) if leak else ()),
+                    *(f"the tracking server refused {what}" for what in outbox.refused),
+                ),
             )
         )
         (folder / "report.html").write_text(render(report))

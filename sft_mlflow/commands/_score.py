@@ -39,10 +39,11 @@ def score(options: ScoreOptions, observer: Observer = unobserved) -> ScoreEnded:
         ):
             observer(event)
             if isinstance(event, ScoreStarted):
+                labelled = event.labelled
                 runs.log_scored_input(client, run_id, options.input, event.input_digest)
             elif isinstance(event, ScoreEnded):
                 ended = event
-        figures = labelled_figures(ended.output, classes)
+        figures = labelled_figures(ended.output, classes) if labelled else None
         values = {
             "images": float(ended.total),
             "errors": float(ended.errors),

@@ -56,7 +56,7 @@ class Closing:
     command: str
     page: str
     seconds: float
-    refused: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def test_figures(manifest: Manifest, folder: Path, device: str, seed: int) -> TestFigures:
@@ -122,7 +122,7 @@ def study_report(closing: Closing) -> StudyReport:
         best=best.number if best else None,
         test=closing.test,
         seconds=closing.seconds,
-        notes=tuple(f"the tracking server refused {what}" for what in closing.refused),
+        notes=closing.notes,
     )
 
 

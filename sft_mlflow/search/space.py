@@ -35,9 +35,11 @@ class Space:
     lr_max: float
 
     @property
-    def has_dimensions(self) -> bool:
-        """Whether anything is left to search beyond the probes."""
-        return any(self.ladders.values())
+    def points(self) -> float:
+        """Number of different trials that there are: infinite where the learning rate varies."""
+        rungs = sum(map(len, self.ladders.values()))
+        varies = rungs > 0 and self.lr_min < self.lr_max
+        return math.inf if varies else len(self.probes) + rungs
 
     def suggest(self, trial: optuna.Trial) -> Plan:
         """The plan of a trial; each probe comes once, as an enqueued trial."""

@@ -322,7 +322,5 @@ def _is_late(limits: Limits) -> bool:
 def _may_start(study: optuna.Study, space: Space, limits: Limits, running: int) -> bool:
     if _is_late(limits):
         return False
-    if len(rows(study)) + running >= limits.trials:
-        return False
-    waiting = study.get_trials(states=(State.WAITING,), deepcopy=False)
-    return bool(waiting) or space.has_dimensions
+    # With nothing to vary, another trial would be one that was.
+    return len(rows(study)) + running < min(limits.trials, space.points)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +24,8 @@ from sft_mlflow.errors import DataError, TrackingError
 from sft_mlflow.tasks.classification.predictor import BATCH, Predictor
 
 MANIFEST = "manifest.parquet"
+# Digests of what the sources of a model, if they were made here, were trained and chosen on.
+ANCESTORS = "ancestors.json"
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,10 @@ def given_test_data(uri: str, *, cache: Path) -> HeldOut:
 
 
 def trained_on(folder: Path) -> frozenset[str]:
-    """SHA-256 of each image that the model in the folder was trained or chosen on."""
-    return frozenset(s.digest for s in _manifest(folder).samples if s.split != "test")
+    """SHA-256 of each image that the model in the folder, or one that it came from, learnt on."""
+    own = frozenset(s.digest for s in _manifest(folder).samples if s.split != "test")
+    path = folder / ANCESTORS
+    return own.union(json.loads(path.read_text())) if path.exists() else own
 
 
 def require_known(manifest: Manifest, classes: Sequence[str], who: str) -> None:

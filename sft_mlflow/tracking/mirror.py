@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from sft_mlflow.sources import model_folder
 from sft_mlflow.tasks.classification import calibration, metrics
 from sft_mlflow.tracking import runs
 from sft_mlflow.tracking.datasets import dataset_of
-from sft_mlflow.tracking.held_out import MANIFEST
+from sft_mlflow.tracking.held_out import ANCESTORS, MANIFEST
 from sft_mlflow.tracking.outbox import Outbox, now
 from sft_mlflow.training.events import EpochEnded
 from sft_mlflow.training.recipe import Recipe
@@ -32,7 +33,13 @@ class Mirror:
     """Turns the events of a study into messages of the outbox, in their order."""
 
     def __init__(
-        self, outbox: Outbox, manifest: Manifest, objective: str, best: float | None
+        self,
+        outbox: Outbox,
+        manifest: Manifest,
+        objective: str,
+        *,
+        ancestors: frozenset[str],
+        best: float | None,
     ) -> None:
         self._outbox = outbox
         self._manifest = manifest
@@ -41,6 +48,7 @@ class Mirror:
         self._recipes: dict[int, Recipe] = {}
         self._epochs: dict[int, list[EpochEnded]] = {}
         self._best = best
+        self._ancestors = ancestors
 
     def __call__(self, event: StudyEvent) -> None:
         """Queue what MLflow should know of the event."""
@@ -92,6 +100,8 @@ class Mirror:
     def _log_model(self, key: str, folder: Path, recipe: Recipe, best: EpochEnded) -> None:
         config = model_folder.read_config(folder)
         save_manifest(self._manifest, folder / MANIFEST)
+        if self._ancestors:
+            (folder / ANCESTORS).write_text(json.dumps(sorted(self._ancestors)))
         png = folder.with_name("confusion.png")
         png.write_bytes(self._confusion(folder, config.temperature))
         self._outbox.put(runs.files(key, {"confusion.png": png}))

@@ -152,6 +152,19 @@ def test_a_result_can_be_the_next_source(finished_study: FinishedStudy) -> None:
         *("--depths", "0,1", "--trials", "2"),
     )
     assert "Best: trial" in printed
+    # Same data and split: no test image was learnt on by the source.
+    assert "test figures are too good" not in printed
+
+
+def test_test_images_that_the_source_was_trained_on_are_told(
+    finished_study: FinishedStudy,
+) -> None:
+    printed = finished_study.run(
+        *("finetune", "--data", str(finished_study.data), "--study", "leak", "--seed", "5"),
+        *("--source", "models:/fields@challenger", "--register", "none", *SMALL),
+        *("--depths", "0", "--trials", "1"),
+    )
+    assert "test figures are too good" in printed
 
 
 def test_an_interrupted_score_goes_on_and_an_output_of_another_job_is_kept(

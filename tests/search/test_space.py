@@ -70,5 +70,8 @@ def test_several_sources_are_searched_each_with_its_own_depths() -> None:
     assert searched == {("a", 2), ("a", 8), ("b", 5), ("b", 17)}
 
 
-def test_a_space_of_probes_alone_has_nothing_to_search() -> None:
-    assert not Space({"a": ()}, ("a",), 1e-4, 1e-2).has_dimensions
+def test_a_space_without_a_learning_rate_to_vary_is_exhausted_by_its_depths() -> None:
+    assert Space({"a": ()}, ("a",), 1e-4, 1e-2).points == 1
+    fixed = Space({"a": (2, 8), "b": (5,)}, ("a", "b"), 1e-3, 1e-3)
+    assert fixed.points == len(fixed.first()) == 5
+    assert Space({"a": (2,)}, ("a",), 1e-4, 1e-2).points == float("inf")

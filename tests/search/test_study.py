@@ -107,7 +107,7 @@ def test_the_probe_is_a_trial_without_epochs_whose_value_others_start_from(
 def test_a_loss_that_is_not_finite_fails_the_trial_and_not_the_study(
     make_material: Callable[[], Material], tmp_path: Path
 ) -> None:
-    space = Space({SOURCE: (18,)}, (SOURCE,), lr_min=1e30, lr_max=1e30)
+    space = Space({SOURCE: (18,)}, (SOURCE,), lr_min=1e30, lr_max=2e30)
     recipe = replace(RECIPE, optimizer="sgd")
     study = studies.open_study("s", storage(tmp_path), {}, seed=0, workers=1)
     studies.enqueue_first(study, space)
