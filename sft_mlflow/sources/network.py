@@ -96,14 +96,6 @@ class StagedNetwork:
                     names.add(f"{node.target}.{name}")
         return names
 
-    def depth_of(self, block: str) -> int:
-        """Depth at which the stage of that block is the first that trains (`layer4.0`)."""
-        names = [stage.name for stage in self.stages]
-        inside = [i for i, name in enumerate(names) if f"{name}.".startswith(f"{block}.")]
-        if not inside:
-            raise OptionsError(architectures.unknown(block, names, "stage"))
-        return self.full_depth - inside[0]
-
     def _modules_of(self, positions: Iterable[int]) -> set[str]:
         nodes = [node for position in positions for node in self._nodes_of(position)]
         return {str(node.target) for node in nodes if node.op == "call_module"}

@@ -226,19 +226,6 @@ def test_dropout_before_the_head_belongs_to_the_last_stage() -> None:
     assert not torch.equal(last(cut), last(cut))
 
 
-def test_a_stage_is_found_by_its_name_and_by_the_block_around_it() -> None:
-    network = staged("torchvision://resnet50")
-    assert network.depth_of("layer4.2") == 1
-    assert network.depth_of("layer4.0") == 3
-    assert network.depth_of("layer4") == 3
-    assert network.depth_of("stem") == 17
-
-
-def test_an_unknown_stage_names_the_nearest() -> None:
-    with pytest.raises(OptionsError, match=r"layer4\.7.*Nearest: .*layer4\."):
-        staged("torchvision://resnet50").depth_of("layer4.7")
-
-
 @pytest.mark.parametrize("depth", [-1, 18])
 def test_a_depth_out_of_range_says_how_many_stages_there_are(depth: int) -> None:
     with pytest.raises(OptionsError, match="17 stages"):
