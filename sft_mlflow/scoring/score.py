@@ -191,9 +191,11 @@ def _scored(
     yield ScoreEnded(output, done, errors, scored, seconds, scored / seconds, already_there=False)
 
 
-def read_columns(output: Path, columns: list[str]) -> pa.Table:
+def read_columns(output: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Some columns of a finished output, file or folder, in the order of the inputs."""
-    return pa.concat_tables(pq.read_table(part, columns=columns) for part in _parts_of(output))
+    for part in _parts_of(output):
+        with pq.ParquetFile(part) as file:
+            yield from file.iter_batches(columns=columns)
 
 
 def _batches(

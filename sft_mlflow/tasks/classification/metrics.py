@@ -38,10 +38,17 @@ class Bin:
 
 def summary(probabilities: Probabilities, targets: Targets) -> dict[str, float]:
     """`accuracy`, `macro_f1` and `ece` of probabilities (N, classes) against targets (N,)."""
+    return summary_of_answers(probabilities.argmax(axis=1), probabilities.max(axis=1), targets)
+
+
+def summary_of_answers(
+    predicted: Targets, confidence: NDArray[np.float64], targets: Targets
+) -> dict[str, float]:
+    """The same of the most probable classes (N,) and their probabilities (N,) alone."""
     return {
-        "accuracy": accuracy(probabilities, targets),
-        "macro_f1": macro_f1(probabilities, targets),
-        "ece": expected_calibration_error(probabilities, targets),
+        "accuracy": float((predicted == targets).mean()),
+        "macro_f1": float(f1_score(targets, predicted, average="macro", zero_division=0)),
+        "ece": _calibration_error(_bins(confidence, predicted == targets)),
     }
 
 
@@ -63,8 +70,18 @@ def negative_log_likelihood(probabilities: Probabilities, targets: Targets) -> f
 
 def reliability(probabilities: Probabilities, targets: Targets) -> tuple[Bin, ...]:
     """Confidence against accuracy in bins of equal width; empty bins are left out."""
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == targets
+    return _bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets)
+
+
+def expected_calibration_error(probabilities: Probabilities, targets: Targets) -> float:
+    """Gap between confidence and accuracy, averaged over 15 bins by their number of images.
+
+    Guo et al. 2017, arXiv 1706.04599.
+    """
+    return _calibration_error(reliability(probabilities, targets))
+
+
+def _bins(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> tuple[Bin, ...]:
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return tuple(
         Bin(
@@ -79,13 +96,9 @@ def reliability(probabilities: Probabilities, targets: Targets) -> tuple[Bin, ..
     )
 
 
-def expected_calibration_error(probabilities: Probabilities, targets: Targets) -> float:
-    """Gap between confidence and accuracy, averaged over 15 bins by their number of images.
-
-    Guo et al. 2017, arXiv 1706.04599.
-    """
-    bins = reliability(probabilities, targets)
-    return sum(b.count * abs(b.confidence - b.accuracy) for b in bins) / len(targets)
+def _calibration_error(bins: tuple[Bin, ...]) -> float:
+    images = sum(b.count for b in bins)
+    return sum(b.count * abs(b.confidence - b.accuracy) for b in bins) / images
 
 
 def per_class(
