@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# As the command line does, before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import shutil
 import socket
 import subprocess

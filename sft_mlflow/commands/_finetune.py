@@ -156,6 +156,9 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> Finet
             ):
                 mirror(event)
                 observer(event)
+        except KeyboardInterrupt:
+            observer(Notice(f"Interrupted; no more than an epoch is lost. To go on: {command}"))
+            raise
         finally:
             mirror.close("KILLED")
 

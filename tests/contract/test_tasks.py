@@ -70,9 +70,7 @@ class TestClassification:
             ({"a": 4, "b": 0}, "macro_f1"),
         ],
     )
-    def test_three_to_one_is_imbalanced(
-        self, counts: dict[str, int], metric: str
-    ) -> None:
+    def test_three_to_one_is_imbalanced(self, counts: dict[str, int], metric: str) -> None:
         assert TASKS["classification"].objective(counts)[0] == metric
 
     def test_uniform_outputs_lose_the_logarithm_of_the_classes(self) -> None:
