@@ -307,7 +307,7 @@ class Delivery:
                 model_type="image-classification",
             )
         model_id = str(logged.model_id)
-        self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+        self._log_output(run_id, model_id)
         described = Model(
             artifact_path=logged.artifact_location,
             model_uuid=model_id,
@@ -329,8 +329,15 @@ class Delivery:
 
     def _output(self, message: Message, ids: Mapping[str, str], again: bool) -> dict[str, str]:
         model_id = ids[model_id_key(message["model_key"])]
-        self._client.log_outputs(ids[message["key"]], [LoggedModelOutput(model_id, step=0)])
+        self._log_output(ids[message["key"]], model_id)
         return {}
+
+    def _log_output(self, run_id: str, model_id: str) -> None:
+        # The SQL store refuses an output that a run already has.
+        outputs = self._client.get_run(run_id).outputs
+        known = outputs.model_outputs if outputs else []
+        if model_id not in {output.model_id for output in known}:
+            self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
 
     def _unfinished_model(self, run_id: str) -> Any:
         made = self._client.search_logged_models(
