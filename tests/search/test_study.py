@@ -102,6 +102,7 @@ def test_the_probe_is_a_trial_without_epochs_whose_value_others_start_from(
     ended = [e for e in events if isinstance(e, TrialEnded)]
     assert [e.state for e in ended] == ["COMPLETE", "COMPLETE"]
     assert all(e.model is not None and model_folder.is_model_folder(e.model) for e in ended)
+    assert not list(material.folder.glob("trials/*/*.pt"))
 
 
 def test_a_loss_that_is_not_finite_fails_the_trial_and_not_the_study(
