@@ -46,20 +46,20 @@ def summary_of_answers(
 ) -> dict[str, float]:
     """The same of the most probable classes (N,) and their probabilities (N,) alone."""
     return {
-        "accuracy": float((predicted == targets).mean()),
-        "macro_f1": float(f1_score(targets, predicted, average="macro", zero_division=0)),
+        "accuracy": _accuracy(predicted, targets),
+        "macro_f1": _macro_f1(predicted, targets),
         "ece": _calibration_error(_bins(confidence, predicted == targets)),
     }
 
 
 def accuracy(probabilities: Probabilities, targets: Targets) -> float:
     """Share of images whose most probable class is the true one."""
-    return float((probabilities.argmax(axis=1) == targets).mean())
+    return _accuracy(probabilities.argmax(axis=1), targets)
 
 
 def macro_f1(probabilities: Probabilities, targets: Targets) -> float:
     """F1 averaged over the classes that occur in targets or predictions, each counting the same."""
-    return float(f1_score(targets, probabilities.argmax(axis=1), average="macro", zero_division=0))
+    return _macro_f1(probabilities.argmax(axis=1), targets)
 
 
 def negative_log_likelihood(probabilities: Probabilities, targets: Targets) -> float:
@@ -79,6 +79,14 @@ def expected_calibration_error(probabilities: Probabilities, targets: Targets) -
     Guo et al. 2017, arXiv 1706.04599.
     """
     return _calibration_error(reliability(probabilities, targets))
+
+
+def _accuracy(predicted: Targets, targets: Targets) -> float:
+    return float((predicted == targets).mean())
+
+
+def _macro_f1(predicted: Targets, targets: Targets) -> float:
+    return float(f1_score(targets, predicted, average="macro", zero_division=0))
 
 
 def _bins(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> tuple[Bin, ...]:
