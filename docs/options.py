@@ -9,23 +9,7 @@ from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from sft_mlflow.options import (
-    CheckOptions,
-    FinetuneOptions,
-    Options,
-    PromoteOptions,
-    ReportOptions,
-    ScoreOptions,
-    flag,
-)
-
-COMMANDS: dict[str, type[Options]] = {
-    "finetune": FinetuneOptions,
-    "check": CheckOptions,
-    "promote": PromoteOptions,
-    "score": ScoreOptions,
-    "report": ReportOptions,
-}
+from sft_mlflow.options import COMMANDS, Options, flag
 
 HEAD = """# Options
 

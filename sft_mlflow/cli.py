@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -17,9 +17,9 @@ import click
 from sft_mlflow import __version__
 from sft_mlflow.errors import SftError
 from sft_mlflow.options import (
+    COMMANDS,
     CheckOptions,
     FinetuneOptions,
-    Options,
     PromoteOptions,
     ReportOptions,
     ScoreOptions,
@@ -70,13 +70,13 @@ def _group() -> None:
     """Group of all commands."""
 
 
-def _command(model: type[Options], run: Callable[[Any], int]) -> None:
-    """Add a command whose options are the fields of the model."""
+def _command(name: str, run: Callable[[Any], int]) -> click.Command:
+    """The command of that name, whose options are the fields of its model."""
+    model = COMMANDS[name]
 
     def callback(**values: str | None) -> int:
         return run(parse(model, {k: v for k, v in values.items() if v is not None}))
 
-    name = run.__name__.strip("_")
     parameters: list[click.Parameter] = [
         click.Option(
             [flag(field), field],
@@ -86,9 +86,7 @@ def _command(model: type[Options], run: Callable[[Any], int]) -> None:
         )
         for field, info in model.model_fields.items()
     ]
-    _group.add_command(
-        click.Command(name, params=parameters, callback=callback, help=model.__doc__)
-    )
+    return click.Command(name, params=parameters, callback=callback, help=model.__doc__)
 
 
 def _metavar(annotation: Any) -> str:
@@ -164,8 +162,12 @@ def _report(options: ReportOptions) -> int:
     return 0
 
 
-_command(FinetuneOptions, _finetune)
-_command(CheckOptions, _check)
-_command(PromoteOptions, _promote)
-_command(ScoreOptions, _score)
-_command(ReportOptions, _report)
+_RUNS: Mapping[str, Callable[[Any], int]] = {
+    "finetune": _finetune,
+    "check": _check,
+    "promote": _promote,
+    "score": _score,
+    "report": _report,
+}
+for _name, _run in _RUNS.items():
+    _group.add_command(_command(_name, _run))

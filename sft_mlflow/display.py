@@ -54,7 +54,7 @@ class _Words:
         wanted = (
             "trials until the budget ends" if event.trials is None else f"{event.trials} trials"
         )
-        return f"{wanted} of up to {event.epochs} epochs"
+        return f"{wanted} of {'one epoch' if event.epochs == 1 else f'up to {event.epochs} epochs'}"
 
     def started(self, event: TrialStarted) -> str:
         self._shown[event.number] = event

@@ -147,6 +147,15 @@ class FinetuneOptions(Options):
     model_config = ConfigDict(populate_by_name=True)
 
     @model_validator(mode="after")
+    def _batches_have_statistics(self) -> Self:
+        if self.batch_size == 1 and self.head_start == "random":
+            raise ValueError(
+                "--batch-size 1 with --head-start random: BatchNorm counts anew there and needs "
+                "at least two images"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _bounds_are_in_order(self) -> Self:
         if self.lr_min > self.lr_max:
             raise ValueError(
@@ -217,6 +226,15 @@ class ReportOptions(Options):
     study: str = Field(min_length=1, description="Name of the study.")
     output: str = Field("report.html", min_length=1, description="HTML file to write.")
 
+
+# Every command by its name on the command line.
+COMMANDS: Mapping[str, type[Options]] = {
+    "finetune": FinetuneOptions,
+    "check": CheckOptions,
+    "promote": PromoteOptions,
+    "score": ScoreOptions,
+    "report": ReportOptions,
+}
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 

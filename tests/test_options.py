@@ -5,26 +5,24 @@ from pydantic import ValidationError
 
 from sft_mlflow.errors import OptionsError
 from sft_mlflow.options import (
-    CheckOptions,
+    COMMANDS,
     FinetuneOptions,
     Options,
     PromoteOptions,
-    ReportOptions,
     ScoreOptions,
     flag,
     parse,
 )
 
-# The least that each command needs.
-COMMANDS: dict[type[Options], dict[str, object]] = {
-    FinetuneOptions: {},
-    CheckOptions: {},
-    PromoteOptions: {"model_name": "digits"},
-    ScoreOptions: {"model": "models:/digits@champion", "input": "images", "output": "out"},
-    ReportOptions: {"study": "digits"},
+NEEDED: dict[str, dict[str, object]] = {
+    "promote": {"model_name": "digits"},
+    "score": {"model": "models:/digits@champion", "input": "images", "output": "out"},
+    "report": {"study": "digits"},
 }
 
-every_command = pytest.mark.parametrize(("command", "needed"), COMMANDS.items())
+every_command = pytest.mark.parametrize(
+    ("command", "needed"), [(model, NEEDED.get(name, {})) for name, model in COMMANDS.items()]
+)
 
 
 @every_command
@@ -151,6 +149,12 @@ def test_an_empty_list_is_refused() -> None:
 def test_a_value_out_of_bounds_is_refused_by_its_flag(name: str, value: object) -> None:
     with pytest.raises(OptionsError, match=f"^{flag(name)} "):
         parse(FinetuneOptions, {name: value})
+
+
+def test_batches_of_one_image_are_refused_where_batchnorm_counts_anew() -> None:
+    assert parse(FinetuneOptions, {"batch_size": 1})
+    with pytest.raises(OptionsError, match=r"--batch-size 1 with --head-start random"):
+        parse(FinetuneOptions, {"batch_size": 1, "head_start": "random"})
 
 
 def test_register_is_register_for_every_user() -> None:

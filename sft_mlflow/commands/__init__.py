@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sft_mlflow.commands._check import check
-    from sft_mlflow.commands._finetune import Finetuned, finetune
+    from sft_mlflow.commands._finetune import finetune
     from sft_mlflow.commands._promote import promote
     from sft_mlflow.commands._report import report
     from sft_mlflow.commands._score import score
+    from sft_mlflow.commands.closing import Finetuned
 
 __all__ = ["Finetuned", "check", "finetune", "promote", "report", "score"]
 
@@ -23,5 +24,5 @@ __all__ = ["Finetuned", "check", "finetune", "promote", "report", "score"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(name)
-    module = "finetune" if name == "Finetuned" else name
-    return getattr(import_module(f"{__name__}._{module}"), name)
+    module = "closing" if name == "Finetuned" else f"_{name}"
+    return getattr(import_module(f"{__name__}.{module}"), name)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sft_mlflow import __version__
+from sft_mlflow.commands.settling import Settled
 from sft_mlflow.commands.surroundings import command_line
 from sft_mlflow.data.loading import Loaded
 from sft_mlflow.data.manifest import SPLITS, Manifest, Sample
@@ -30,33 +32,41 @@ from sft_mlflow.report.tables import (
 from sft_mlflow.search.study import Row
 from sft_mlflow.tasks.classification import metrics
 from sft_mlflow.tasks.classification.predictor import Predictor
+from sft_mlflow.tracking.fetch import CHALLENGER
 from sft_mlflow.tracking.held_out import probabilities
-from sft_mlflow.training.prepare import Prepared
 
 PICTURES = 12
 _LIBRARIES = ("mlflow", "optuna", "torch", "torchvision", "timm")
 
 
 @dataclass(frozen=True)
-class Closing:
-    """What is known when a study is over."""
+class Ended:
+    """What is known when the last trial of a study is over."""
 
     options: FinetuneOptions
     loaded: Loaded
-    objective: str
-    objective_reason: str
-    prepared: Mapping[str, Prepared]
+    settled: Settled
     rows: tuple[Row, ...]
     importance: Mapping[str, float]
+    folder: Path
+    device: torch.device
+    command: str
+    page: str
+    begun: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the best trial. best, test, version, model_id: None where there is none."""
+
     best: Row | None
     test: TestFigures | None
     model_name: str
     version: str | None
     model_id: str | None
-    command: str
-    page: str
-    seconds: float
     notes: tuple[str, ...]
+    seconds: float
 
 
 def test_figures(manifest: Manifest, folder: Path, device: str, seed: int) -> TestFigures:
@@ -94,15 +104,16 @@ def test_figures(manifest: Manifest, folder: Path, device: str, seed: int) -> Te
     )
 
 
-def study_report(closing: Closing) -> StudyReport:
+def study_report(ended: Ended, outcome: Outcome) -> StudyReport:
     """Everything that the report says, in plain tables."""
-    manifest = closing.loaded.manifest
-    best = closing.best
+    manifest = ended.loaded.manifest
+    best = outcome.best
     return StudyReport(
-        title=f"Study {closing.options.study}",
-        model=_model(closing),
-        next_steps=_next_steps(closing),
-        command=closing.command,
+        title=f"Study {ended.options.study}",
+        model=_model(outcome),
+        alias=CHALLENGER if outcome.version is not None else None,
+        next_steps=_next_steps(ended.page, outcome),
+        command=ended.command,
         versions={
             "sft-mlflow": __version__,
             **{name: importlib.metadata.version(name) for name in _LIBRARIES},
@@ -114,26 +125,26 @@ def study_report(closing: Closing) -> StudyReport:
             counts={split: len(manifest.side(split)) for split in SPLITS},
             classes=len(manifest.classes),
         ),
-        check=closing.loaded.report.to_dict(),
-        objective=closing.objective,
-        objective_reason=closing.objective_reason,
-        trials=tuple(_trial_row(row, closing) for row in closing.rows),
-        importance=closing.importance,
+        check=ended.loaded.report.to_dict(),
+        objective=ended.settled.objective,
+        objective_reason=ended.settled.objective_reason,
+        trials=tuple(_trial_row(row, ended.settled) for row in ended.rows),
+        importance=ended.importance,
         best=best.number if best else None,
-        test=closing.test,
-        seconds=closing.seconds,
-        notes=closing.notes,
+        test=outcome.test,
+        seconds=outcome.seconds,
+        notes=outcome.notes,
     )
 
 
-def _trial_row(row: Row, closing: Closing) -> TrialRow:
+def _trial_row(row: Row, settled: Settled) -> TrialRow:
     return TrialRow(
         number=row.number,
         state=row.state,
         value=row.value,
         source=row.plan.source,
         depth=row.plan.depth,
-        full_depth=closing.prepared[row.plan.source].full_depth,
+        full_depth=settled.prepared[row.plan.source].full_depth,
         lr=row.plan.lr,
         epochs_done=max(row.values, default=0),
         seconds=row.seconds,
@@ -142,20 +153,20 @@ def _trial_row(row: Row, closing: Closing) -> TrialRow:
     )
 
 
-def _model(closing: Closing) -> str | None:
-    if closing.version is not None:
-        return f"models:/{closing.model_name}/{closing.version} (alias challenger)"
-    return f"models:/{closing.model_id}" if closing.model_id else None
+def _model(outcome: Outcome) -> str | None:
+    if outcome.version is not None:
+        return f"models:/{outcome.model_name}/{outcome.version}"
+    return f"models:/{outcome.model_id}" if outcome.model_id else None
 
 
-def _next_steps(closing: Closing) -> tuple[NextStep, ...]:
-    see = NextStep("See the study", closing.page)
-    if closing.model_id is None:
+def _next_steps(page: str, outcome: Outcome) -> tuple[NextStep, ...]:
+    see = NextStep("See the study", page)
+    if outcome.model_id is None:
         return (see,)
     # The registered best is the challenger, which `promote` takes by itself.
-    model = "" if closing.version is not None else f"models:/{closing.model_id}"
-    promoted = f"models:/{closing.model_name}@champion"
-    promote = parse(PromoteOptions, {"model_name": closing.model_name, "model": model})
+    model = "" if outcome.version is not None else f"models:/{outcome.model_id}"
+    promoted = f"models:/{outcome.model_name}@champion"
+    promote = parse(PromoteOptions, {"model_name": outcome.model_name, "model": model})
     score = parse(ScoreOptions, {"model": promoted, "input": "FOLDER", "output": "scores.parquet"})
     return (
         see,

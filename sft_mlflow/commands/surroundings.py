@@ -10,6 +10,7 @@ from pathlib import Path
 
 import platformdirs
 
+from sft_mlflow.errors import DataError
 from sft_mlflow.options import Options, flag
 
 # Everything that outlives a command: studies, data sets that were written or downloaded, models.
@@ -49,3 +50,12 @@ def command_line(command: str, options: Options) -> str:
         return shlex.join(["mlflow", "run", ".", *entry, *local, *parameters])
     words = [word for k, v in given.items() for word in (flag(k), v)]
     return shlex.join(["sft-mlflow", command, *words])
+
+
+def short_name(data: str) -> str:
+    """The data's name as part of other names. Raises DataError where nothing is left of it."""
+    stem = Path(data).stem if "/" in data or "\\" in data else data
+    kept = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-").lower()
+    if not kept:
+        raise DataError(f"--data {data!r}: no name for the study follows from it; give --study.")
+    return kept

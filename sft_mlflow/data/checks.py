@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, Literal
 
-from sft_mlflow.data.manifest import IMBALANCE, SPLITS, Manifest, Sample, Split
+from sft_mlflow.data.manifest import IMBALANCED, SPLITS, Manifest, Sample, Split, imbalance
 from sft_mlflow.data.readers.listing import Entry, Listing
 from sft_mlflow.data.scan import FileFacts
 from sft_mlflow.data.similarity import near_duplicates
@@ -245,11 +245,20 @@ def _small_classes(manifest: Manifest) -> Iterator[Finding]:
         if 0 < count < FEW_SAMPLES:
             message = f"class {label!r} has {count} training images; fewer than {FEW_SAMPLES}"
             yield Finding("warning", "few-samples", message)
+    for side in ("valid", "test"):
+        few = {k: n for k, n in manifest.counts(side).items() if 0 < n < FEW_SAMPLES}
+        if few:
+            least = min(few, key=few.__getitem__)
+            message = (
+                f"{len(few)} classes have fewer than {FEW_SAMPLES} images on {side} ({least!r} "
+                f"has {few[least]}): what is measured there is rough"
+            )
+            yield Finding("note", "few-samples", message)
     present = {label: count for label, count in train.items() if count}
     if present:
         most, least = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
-        ratio = present[most] / present[least]
-        if ratio >= IMBALANCE:
+        ratio = imbalance(present)
+        if ratio >= IMBALANCED:
             message = (
                 f"class {most!r} has {ratio:.1f} times the training images of {least!r} "
                 f"({present[most]} to {present[least]}); accuracy will hide the small classes"

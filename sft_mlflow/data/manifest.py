@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
 Split = Literal["train", "valid", "test"]
-# Largest to smallest class in train: from here on accuracy hides what small classes get.
-IMBALANCE = 3.0
+# From this imbalance on, accuracy hides what small classes get.
+IMBALANCED = 3.0
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+def imbalance(counts: Mapping[str, int]) -> float:
+    """Size of the largest class as a multiple of the smallest, which counts as at least one."""
+    return max(counts.values()) / max(1, min(counts.values()))
 
 
 @dataclass(frozen=True, slots=True)

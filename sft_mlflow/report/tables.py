@@ -127,6 +127,7 @@ class NextStep(NamedTuple):
 class StudyReport:
     """Everything that the report says.
 
+    model: URI of the best trial's model; alias: in the registry, None where it is not registered;
     objective: metric that trials were chosen by, with the reason for it; importance: share of
     each searched dimension in [0, 1], empty where the trials are too few to say; best: number of
     the best trial, None where none finished, and then test is None too; seconds: of the whole
@@ -136,6 +137,7 @@ class StudyReport:
 
     title: str
     model: str | None
+    alias: str | None
     next_steps: tuple[NextStep, ...]
     command: str
     versions: Mapping[str, str]

@@ -35,7 +35,8 @@ def summary_lines(report: StudyReport) -> list[str]:
             f"temperature {scaled.temperature:.2f}"
         )
     if report.model is not None:
-        lines.append(f"Model: {report.model}")
+        alias = f", alias {report.alias}" if report.alias else ""
+        lines.append(f"Model: {report.model}{alias}")
     lines += [f"Note: {note}" for note in report.notes]
     for step in report.next_steps:
         lines += [f"{step.what}:", f"  {step.command}"]

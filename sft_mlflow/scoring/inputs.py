@@ -6,7 +6,6 @@ takes bounded memory. The order is the same on every machine and at every readin
 
 from __future__ import annotations
 
-import csv
 import difflib
 import hashlib
 import os
@@ -16,18 +15,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from sft_mlflow.data.manifest import Split
 from sft_mlflow.data.readers.folder import IMAGE_SUFFIXES
 from sft_mlflow.data.readers.listing import SPLIT_WORDS
+from sft_mlflow.data.tables import is_table, table_rows
 from sft_mlflow.errors import DataError, OptionsError
 
 Kind = Literal["folder", "glob", "table", "file"]
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_PARQUET = (".parquet", ".pq")
 _MAGIC = frozenset("*?[")
 
 
@@ -145,10 +140,9 @@ def _find(uri: str, classes: Collection[str], split: Split | None) -> Inputs:
     path = Path(uri).expanduser()
     # Not resolved: a link's own name is the one that the user knows.
     place = Path(os.path.abspath(path))
-    suffix = path.suffix.lower()
     if path.is_dir():
         return Inputs(str(place), "folder", place, label_depth=_label_depth(place, classes))
-    if path.is_file() and suffix in (*_DELIMITERS, *_PARQUET):
+    if is_table(path):
         return Inputs(str(place), "table", place, split=split)
     if path.is_file():
         return Inputs(str(place), "file", place)
@@ -247,64 +241,16 @@ def _matches(folder: Path, pattern: Sequence[str]) -> Iterator[Path]:
 
 
 def _table_rows(table: Path, split: Split | None) -> Iterator[InputImage]:
-    rows = _csv_rows(table) if table.suffix.lower() in _DELIMITERS else _parquet_rows(table)
-    for number, row in rows:
+    for number, row in table_rows(table, needed=("path",), optional=("label", "split")):
         if split is not None:
             if "split" not in row:
                 raise OptionsError(
                     f"split: {table} has no column 'split'. Leave split out to score all rows."
                 )
-            if SPLIT_WORDS.get((row["split"] or "").strip().lower()) != split:
+            if SPLIT_WORDS.get(row["split"].strip().lower()) != split:
                 continue
-        path = (row["path"] or "").strip()
+        path = row["path"].strip()
         if not path:
             raise DataError(f"{table}:{number}: no path. Fill it in or remove the row.")
-        label = (row.get("label") or "").strip()
+        label = row.get("label", "").strip()
         yield InputImage(table.parent / Path(path).expanduser(), label or None)
-
-
-def _csv_rows(table: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
-    try:
-        # utf-8-sig: spreadsheets put a byte order mark first.
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, delimiter=_DELIMITERS[table.suffix.lower()])
-            header = [name.strip().lower() for name in next(lines, [])]
-            _require_path(table, header)
-            for cells in lines:
-                if any(cell.strip() for cell in cells):
-                    row: dict[str, str | None] = dict.fromkeys(header)
-                    row.update(zip(header, cells, strict=False))
-                    yield lines.line_num, row
-    except UnicodeDecodeError as error:
-        raise DataError(f"{table}: not UTF-8 text ({error}). Save it as UTF-8.") from error
-    except csv.Error as error:
-        raise DataError(f"{table}: not a CSV table ({error}).") from error
-
-
-def _parquet_rows(table: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
-    number = 0
-    try:
-        with pq.ParquetFile(table) as file:
-            spelled = {name.strip().lower(): name for name in file.schema_arrow.names}
-            _require_path(table, list(spelled))
-            kept = {low: spelled[low] for low in ("path", "label", "split") if low in spelled}
-            for batch in file.iter_batches(columns=list(kept.values())):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield (
-                        number,
-                        {
-                            low: None if row[name] is None else str(row[name])
-                            for low, name in kept.items()
-                        },
-                    )
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{table}: not a Parquet table ({error}).") from error
-
-
-def _require_path(table: Path, header: Sequence[str]) -> None:
-    if "path" not in header:
-        raise DataError(
-            f"{table}:1: no column 'path'; the columns are "
-            f"{', '.join(map(repr, header)) or 'none'}. Expected: path[,label][,split]."
-        )

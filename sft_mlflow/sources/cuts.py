@@ -17,6 +17,9 @@ import torchvision
 from timm.models import get_notrace_modules
 from timm.models._features_fx import get_notrace_functions
 from torch import nn
+from torch.fx.proxy import TraceError
+
+from sft_mlflow.errors import OptionsError
 
 FEWEST_BLOCKS = 3
 
@@ -113,8 +116,14 @@ def stages(model: nn.Module, traced: Traced) -> tuple[Stage, ...]:
     A stage ends where a block ends; what stands before the first block is the stem, layers with
     weights after the last block are a stage of their own. A network without blocks (VGG,
     AlexNet) has a stage for every layer with weights.
+    Raises OptionsError where the head is not the only way from the features to the output.
     """
     valid = {cut for cut in cuts(traced) if cut < traced.head}
+    if traced.head - 1 not in valid:
+        raise OptionsError(
+            f"--source: {type(model).__name__} has more than one head, or a head that reads more "
+            f"than the features. Choose a network with one."
+        )
     paths = [_path(node) for node in traced.nodes]
     ends = _block_ends(model, traced, paths, valid)
     if len(ends) < FEWEST_BLOCKS:
@@ -133,10 +142,20 @@ def stages(model: nn.Module, traced: Traced) -> tuple[Stage, ...]:
 
 
 def _graph(model: nn.Module) -> torch.fx.Graph:
-    """The traced graph, with the image as its only input."""
+    """The traced graph, with the image as its only input.
+
+    Raises OptionsError where the network cannot be traced.
+    """
     _, *others = inspect.signature(model.forward).parameters.values()
     defaults = {p.name: p.default for p in others if p.default is not p.empty}
-    graph = _Tracer().trace(model, concrete_args=defaults)
+    try:
+        graph = _Tracer().trace(model, concrete_args=defaults)
+    # Whatever a forward pass does with a symbolic value that only a tensor can answer.
+    except (TraceError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise OptionsError(
+            f"--source: {type(model).__name__} cannot be divided into stages, because its forward "
+            f"pass depends on more than the shape of its input ({error}). Choose another network."
+        ) from error
     # What remains of an argument fixed to its default is the check that it has that value.
     fixed = set([n for n in graph.nodes if n.op == "placeholder"][1:])
     for node in graph.nodes:

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from sft_mlflow.errors import TrackingError
 
 
 def connect() -> MlflowClient:
-    """A client of the server that MLFLOW_TRACKING_URI or MLflow's default names."""
+    """A client of the server that MLFLOW_TRACKING_URI or MLflow's default names.
+
+    Raises TrackingError where it does not answer.
+    """
     uri = mlflow.get_tracking_uri()
     # The SQL registry looks up the source of a new version at the process's address, not at the
     # client's: said once, so that they are the same even if the environment changes.
     mlflow.set_tracking_uri(uri)
-    return MlflowClient(tracking_uri=uri)
+    client = MlflowClient(tracking_uri=uri)
+    try:
+        client.search_experiments(max_results=1)
+    except MlflowException as error:
+        raise TrackingError(
+            f"{uri}: does not answer ({str(error).splitlines()[0]}). "
+            f"Check MLFLOW_TRACKING_URI and that its server runs."
+        ) from error
+    return client
 
 
 def page_of_run(client: MlflowClient, experiment_id: str, run_id: str) -> str:

@@ -49,7 +49,7 @@ class Material:
 
     def source(self, uri: str) -> SourceModel:
         """The source of that URI, read once."""
-        return _resolve(uri, self.fetched.get(uri))
+        return source_of(uri, self.fetched.get(uri))
 
     def side(
         self, split: Split, preprocessing: Preprocessing, progress: Progress | None = None
@@ -136,5 +136,6 @@ def _start_head(material: Material, network: StagedNetwork, recipe: Recipe) -> N
 
 
 @lru_cache(maxsize=4)
-def _resolve(uri: str, fetched: Path | None) -> SourceModel:
+def source_of(uri: str, fetched: Path | None) -> SourceModel:
+    """The source of that URI, read once. fetched: its folder, if a tracking server has it."""
     return resolve(uri, fetched)

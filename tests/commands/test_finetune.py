@@ -187,6 +187,18 @@ def test_a_study_with_other_data_space_or_epochs_is_refused_naming_what_changed(
     assert "data" in said
 
 
+def test_a_refused_command_leaves_the_tracking_store_as_it_was(
+    finished_study: FinishedStudy, client: MlflowClient, parent: Run
+) -> None:
+    before = client.search_runs([parent.info.experiment_id])
+    data = ("--data", str(finished_study.data))
+    finished_study.run("finetune", "--study", "fields", *data, "--epochs", "3", code=2)
+    finished_study.run("finetune", "--study", "new", *data, "--source", "embedded://x", code=2)
+    after = client.search_runs([parent.info.experiment_id])
+    assert [run.to_dictionary() for run in after] == [run.to_dictionary() for run in before]
+    assert not (finished_study.run.home / "studies" / "new").exists()
+
+
 def test_the_check_writes_its_findings_as_json(
     finished_study: FinishedStudy, tmp_path: Path
 ) -> None:

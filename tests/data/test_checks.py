@@ -31,7 +31,16 @@ def test_clean_data_have_no_errors_and_no_warnings(
     root = folder_of(images=60)
     for path in root.rglob("*.png"):
         picture(int(path.stem), 64, 64).save(path)
-    assert report_on(root, tmp_path).findings == ()
+    assert [f for f in report_on(root, tmp_path).findings if f.severity != "note"] == []
+
+
+def test_sides_on_which_little_can_be_measured_are_noted(
+    folder_of: FolderOf, tmp_path: Path
+) -> None:
+    report = report_on(folder_of(images=30), tmp_path)
+    [note] = [f for f in of_kind(report, "few-samples") if "on test" in f.message]
+    fewest = min(report.counts["test"], key=report.counts["test"].__getitem__)
+    assert f"{fewest!r} has {report.counts['test'][fewest]}" in note.message
 
 
 @pytest.mark.parametrize(

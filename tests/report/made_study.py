@@ -81,6 +81,7 @@ def study(**changes: Any) -> StudyReport:
     fields: dict[str, Any] = {
         "title": "cats and dogs",
         "model": "models:/pets/3",
+        "alias": "challenger",
         "next_steps": (NextStep("Promote it", "sft-mlflow promote --model-name pets"),),
         "command": "sft-mlflow finetune --data pets --epochs 2",
         "versions": {"sft-mlflow": "0.1.0", "torch": "2.14.1"},

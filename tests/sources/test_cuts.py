@@ -230,3 +230,21 @@ def test_dropout_before_the_head_belongs_to_the_last_stage() -> None:
 def test_a_depth_out_of_range_says_how_many_stages_there_are(depth: int) -> None:
     with pytest.raises(OptionsError, match="17 stages"):
         staged("torchvision://resnet50").prefix(depth)
+
+
+def test_a_network_with_two_heads_is_refused_with_a_reason() -> None:
+    with pytest.raises(OptionsError, match="more than one head"):
+        bare_network(Architecture("timm", "deit_tiny_distilled_patch16_224"), classes=3)
+
+
+def test_a_network_whose_forward_pass_looks_at_values_is_refused_with_a_reason() -> None:
+    class Choosy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = torch.nn.Linear(3, 3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.fc(images) if images.sum() > 0 else images
+
+    with pytest.raises(OptionsError, match="cannot be divided into stages"):
+        StagedNetwork(Choosy(), "fc")

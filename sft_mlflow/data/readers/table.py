@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from sft_mlflow.data.readers.listing import SPLIT_WORDS, Entry, Listing
+from sft_mlflow.data.tables import Row, is_table, saved_name, table_rows
 from sft_mlflow.errors import DataError
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_PARQUET = (".parquet", ".pq")
-_COLUMNS = ("path", "label", "split", "group")
+_NEEDED = ("path", "label")
+_OPTIONAL = ("split", "group")
 _SHOWN_ERRORS = 10
-
-Row = dict[str, str]
 
 
 def accepts(uri: str) -> bool:
     """Whether the URI is a file with the suffix of a table."""
-    path = Path(uri).expanduser()
-    return path.suffix.lower() in (*_DELIMITERS, *_PARQUET) and path.is_file()
+    return is_table(Path(uri).expanduser())
 
 
 def read(uri: str, *, cache: Path) -> Listing:
@@ -36,61 +29,14 @@ def read(uri: str, *, cache: Path) -> Listing:
     """
     del cache
     table = Path(uri).expanduser().resolve()
-    name, rows = table.stem, _csv_rows(table)
-    if table.suffix.lower() in _PARQUET:
-        name, rows = _parquet_rows(table)
-    return Listing(name, str(table), _entries(table, rows))
-
-
-def _csv_rows(table: Path) -> Iterator[tuple[int, Row]]:
-    try:
-        # utf-8-sig: spreadsheets put a byte order mark first.
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, delimiter=_DELIMITERS[table.suffix.lower()])
-            header = [name.strip().lower() for name in next(lines, [])]
-            _check_header(table, header)
-            for cells in lines:
-                if any(cell.strip() for cell in cells):
-                    yield lines.line_num, dict(zip(header, cells, strict=False))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{table}: not UTF-8 text ({error}). Save it as UTF-8.") from error
-    except csv.Error as error:
-        raise DataError(f"{table}: not a CSV table ({error}).") from error
-
-
-def _parquet_rows(table: Path) -> tuple[str, Iterator[tuple[int, Row]]]:
-    try:
-        content = pq.read_table(table)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{table}: not a Parquet table ({error}).") from error
-    header = [name.strip().lower() for name in content.column_names]
-    _check_header(table, header)
-    kept = content.rename_columns(header).select([name for name in _COLUMNS if name in header])
-    rows = (
-        (number, {name: "" if cell is None else str(cell) for name, cell in row.items()})
-        for number, row in enumerate(kept.to_pylist(), start=1)
-    )
-    # A saved manifest keeps its name there.
-    metadata = content.schema.metadata or {}
-    return metadata.get(b"name", table.stem.encode()).decode(), rows
-
-
-def _check_header(table: Path, header: list[str]) -> None:
-    missing = [name for name in ("path", "label") if name not in header]
-    if missing:
-        raise DataError(
-            f"{table}:1: no column {' and no column '.join(map(repr, missing))}; the columns are "
-            f"{', '.join(map(repr, header)) or 'none'}. Expected: path,label[,split][,group]."
-        )
-    double = sorted({name for name in _COLUMNS if header.count(name) > 1})
-    if double:
-        raise DataError(f"{table}:1: column {double[0]!r} is there twice. Keep one.")
+    entries = _entries(table, table_rows(table, needed=_NEEDED, optional=_OPTIONAL))
+    return Listing(saved_name(table), str(table), entries)
 
 
 def _entries(table: Path, rows: Iterable[tuple[int, Row]]) -> tuple[Entry, ...]:
     entries, errors = [], []
     for number, row in rows:
-        path, label, split, group = (row.get(name, "").strip() for name in _COLUMNS)
+        path, label, split, group = (row.get(name, "").strip() for name in (*_NEEDED, *_OPTIONAL))
         side = SPLIT_WORDS.get(split.lower())
         if not path:
             errors.append(f"{table}:{number}: no path.")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from sft_mlflow.data.manifest import IMBALANCE
+from sft_mlflow.data.manifest import IMBALANCED, imbalance
 from sft_mlflow.tasks.base import LossSettings
 from sft_mlflow.tasks.classification import calibration, metrics
 
@@ -22,9 +22,9 @@ class Classification:
 
     def objective(self, class_counts: Mapping[str, int]) -> tuple[str, str]:
         """Accuracy, or macro F1 where the classes are imbalanced."""
-        largest, smallest = max(class_counts.values()), max(1, min(class_counts.values()))
-        if largest >= IMBALANCE * smallest:
-            return "macro_f1", f"the largest class has {largest / smallest:.1f}x the smallest"
+        ratio = imbalance(class_counts)
+        if ratio >= IMBALANCED:
+            return "macro_f1", f"the largest class has {ratio:.1f}x the smallest"
         return "accuracy", "the classes are balanced"
 
     def loss(self, outputs: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:

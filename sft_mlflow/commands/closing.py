@@ -1,0 +1,157 @@
+"""The end of a study: best trial on the test side -> registry -> report."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sft_mlflow.commands.observer import Notice, Observer
+from sft_mlflow.commands.settling import CLOSING_SECONDS
+from sft_mlflow.commands.study_report import Ended, Outcome, study_report, test_figures
+from sft_mlflow.commands.surroundings import short_name
+from sft_mlflow.data.manifest import Manifest
+from sft_mlflow.errors import TrackingError
+from sft_mlflow.report.html import render
+from sft_mlflow.report.tables import StudyReport, TestFigures
+from sft_mlflow.report.text import summary_lines
+from sft_mlflow.search.study import Row
+from sft_mlflow.sources import model_folder
+from sft_mlflow.tracking import fetch, promotion, runs
+from sft_mlflow.tracking.mirror import key_of, model_tags
+from sft_mlflow.tracking.outbox import Outbox, now
+from sft_mlflow.training.trial import MODEL
+
+# A server that is away this long after the last trial is not waited for; nothing is lost.
+PATIENCE_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What a study ended in. version, model_id: None where no trial finished."""
+
+    study: str
+    run_id: str
+    model_name: str
+    version: str | None
+    model_id: str | None
+    report: StudyReport
+    lines: tuple[str, ...]
+
+
+def close_study(
+    ended: Ended, outbox: Outbox, parent: runs.ParentRun, observer: Observer
+) -> Finetuned:
+    """Test and register the best trial, and leave the report; raises TrackingError.
+
+    The tracking server has got everything when this returns.
+    """
+    manifest, study = ended.loaded.manifest, ended.options.study
+    best, figures = best_of(ended.rows), None
+    if best is not None:
+        observer(Notice(f"Testing trial {best.number}, the best on validation"))
+        figures = test_figures(manifest, best.folder / MODEL, str(ended.device), ended.options.seed)
+        _put_test(outbox, parent, best, figures)
+    model_name = ended.options.model_name or f"sft-{short_name(manifest.name)}"
+    if best is not None:
+        for row in _to_register(ended, best):
+            _register(outbox, model_name, row, manifest, study, is_best=row == best)
+    delivered = _flush(outbox, study, observer)
+    key = key_of(best.number) if best else ""
+    outcome = Outcome(
+        best=best,
+        test=figures,
+        model_name=model_name,
+        version=delivered.get(runs.version_key(key)),
+        model_id=delivered.get(runs.model_id_key(key)),
+        notes=(
+            *ended.warnings,
+            *(f"the tracking server refused {what}" for what in outbox.refused),
+        ),
+        seconds=time.monotonic() - ended.begun,
+    )
+    report = study_report(ended, outcome)
+    summary = tuple(summary_lines(report))
+    path = ended.folder / "report.html"
+    path.write_text(render(report))
+    outbox.put(runs.files(parent.run_id, {"report.html": path}))
+    note = "\n".join(f"    {line}" for line in summary)
+    note = f"The whole story is in the artifact `report.html`.\n\n{note}"
+    outbox.put(runs.tags(parent.run_id, {runs.DESCRIPTION: note}))
+    if outcome.model_id is not None:
+        outbox.put(runs.tags(parent.run_id, {fetch.BEST_MODEL: outcome.model_id}))
+        outbox.put(runs.output(parent.run_id, key))
+    _tidy(ended.folder, ended.rows, best, _flush(outbox, study, observer))
+    return Finetuned(
+        study, parent.run_id, model_name, outcome.version, outcome.model_id, report, summary
+    )
+
+
+def best_of(rows: tuple[Row, ...]) -> Row | None:
+    """The finished trial with the best validation; of equals the one that trains less."""
+    finished = [row for row in rows if row.state == "COMPLETE" and row.value is not None]
+    return max(finished, key=lambda r: (r.value or -math.inf, -r.plan.depth), default=None)
+
+
+def _put_test(outbox: Outbox, parent: runs.ParentRun, best: Row, figures: TestFigures) -> None:
+    values: dict[str, float] = {}
+    for name, interval in figures.figures.items():
+        values[f"test/{name}"] = interval.value
+        values[f"test/{name}_low"] = interval.low
+        values[f"test/{name}_high"] = interval.high
+    values["test/ece"] = figures.calibration.ece_after
+    values["test/ece_before_scaling"] = figures.calibration.ece_before
+    outbox.put(runs.metrics(parent.run_id, values, 0, now()))
+    outbox.put(runs.metrics(key_of(best.number), values, 0, now()))
+    outbox.put(
+        runs.tags(
+            parent.run_id, {"sft.best_trial": str(best.number), "sft.depth": str(best.plan.depth)}
+        )
+    )
+
+
+def _to_register(ended: Ended, best: Row) -> list[Row]:
+    """What `register` names; the best last, so that the newest version is the one to look at."""
+    if ended.options.register_ == "none":
+        return []
+    if ended.options.register_ == "best":
+        return [best]
+    with_model = [row for row in ended.rows if model_folder.is_model_folder(row.folder / MODEL)]
+    return [*(row for row in with_model if row != best), best]
+
+
+def _register(
+    outbox: Outbox, model_name: str, row: Row, manifest: Manifest, study: str, *, is_best: bool
+) -> None:
+    """Queue the registration of a trial's model; the best gets the alias `challenger`."""
+    config = model_folder.read_config(row.folder / MODEL)
+    tags = {**model_tags(manifest, config), "sft.study": study}
+    alias = fetch.CHALLENGER if is_best else None
+    # This study has read the test data once; promotions count on from here.
+    first_tags = {promotion.TEST_READINGS: "1"} if is_best else {}
+    outbox.put(runs.registered(key_of(row.number), model_name, alias, tags, first_tags))
+
+
+def _flush(outbox: Outbox, name: str, observer: Observer) -> Mapping[str, str]:
+    """What the server called everything, once it has got everything."""
+    if not outbox.flush(CLOSING_SECONDS):
+        observer(Notice(f"Waiting for the tracking server: {outbox.problem or 'it is slow'}"))
+    if not outbox.flush(PATIENCE_SECONDS):
+        raise TrackingError(
+            f"the tracking server is away ({outbox.problem}); {outbox.waiting} messages wait on "
+            f"disk. All trials are done: the same command with --study {name} delivers them."
+        )
+    return outbox.ids
+
+
+def _tidy(
+    folder: Path, rows: tuple[Row, ...], best: Row | None, delivered: Mapping[str, str]
+) -> None:
+    """Remove what the tracking server now holds, and pixels that can be decoded again."""
+    for path in folder.glob("pixels/pixels-*"):
+        path.unlink()
+    for row in rows:
+        if row != best and runs.model_id_key(key_of(row.number)) in delivered:
+            (row.folder / MODEL / model_folder.WEIGHTS).unlink(missing_ok=True)

@@ -1,0 +1,160 @@
+"""What follows from options and data before the first trial."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from sft_mlflow.commands.observer import Notice, Observer, Progress
+from sft_mlflow.data.loading import Loaded
+from sft_mlflow.data.manifest import IMBALANCED, imbalance
+from sft_mlflow.errors import OptionsError
+from sft_mlflow.options import FinetuneOptions
+from sft_mlflow.search import study as studies
+from sft_mlflow.search.space import Space, ladder
+from sft_mlflow.search.study import Limits
+from sft_mlflow.tasks import TASKS
+from sft_mlflow.training.optimisers import class_weights
+from sft_mlflow.training.prepare import Prepared, prepare
+from sft_mlflow.training.recipe import Recipe
+from sft_mlflow.training.trial import Material
+
+DEFAULT_TRIALS = 12
+# Registration, report and the last messages, beside the evaluation whose length is estimated.
+CLOSING_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What follows from options and data before the first trial."""
+
+    objective: str
+    objective_reason: str
+    class_weights: tuple[float, ...] | None
+    prepared: Mapping[str, Prepared]
+    space: Space
+
+
+def settle(
+    options: FinetuneOptions, loaded: Loaded, material: Material, observer: Observer
+) -> Settled:
+    """Objective, class weights, what the probe of each source tells, and the space of the search.
+
+    Raises OptionsError for an image size or a depth that a source does not have.
+    """
+    counts = loaded.manifest.counts("train")
+    if options.metric == "auto":
+        objective, reason = TASKS[options.task].objective(counts)
+    else:
+        objective, reason = options.metric, "as asked for"
+    observer(Notice(f"Objective: {objective} on validation ({reason})"))
+    weights = None
+    imbalanced = imbalance(counts) >= IMBALANCED
+    if options.class_weights == "on" or (options.class_weights == "auto" and imbalanced):
+        weights = class_weights(counts.values())
+    prepared = {
+        uri: _prepared(options, loaded, material, uri, objective, weights, observer)
+        for uri in options.source
+    }
+    ladders = {uri: ladder(options.depths, p.stages) for uri, p in prepared.items()}
+    with_probe = options.head_start == "probe"
+    space = Space(
+        ladders={
+            uri: tuple(d for d in depths if d or not with_probe) for uri, depths in ladders.items()
+        },
+        probes=tuple(uri for uri, depths in ladders.items() if with_probe and 0 in depths),
+        lr_min=options.lr_min,
+        lr_max=options.lr_max,
+    )
+    return Settled(objective, reason, weights, prepared, space)
+
+
+def recipe_of(options: FinetuneOptions, settled: Settled, uri: str) -> Recipe:
+    """What all trials of that source share; each trial replaces depth and learning rate."""
+    prepared = settled.prepared[uri]
+    return Recipe(
+        source=uri,
+        depth=0,
+        lr=None,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        image_size=prepared.image_size,
+        optimizer=options.optimizer,
+        weight_decay=options.weight_decay,
+        layer_decay=options.layer_decay,
+        label_smoothing=options.label_smoothing,
+        class_weights=settled.class_weights,
+        augmentation=prepared.augmentation,
+        head_start=options.head_start,
+        patience=options.patience,
+        precision=prepared.precision,
+        metric=settled.objective,
+        seed=options.seed,
+    )
+
+
+def limits_of(options: FinetuneOptions, loaded: Loaded, settled: Settled, begun: float) -> Limits:
+    """When the search has to end so that the budget, counted from `begun`, is kept.
+
+    Raises OptionsError where nothing of the budget is left.
+    """
+    if options.budget_minutes is None:
+        return Limits(options.trials or DEFAULT_TRIALS, None)
+    slowest = max(p.seconds_an_image for p in settled.prepared.values())
+    # The test side is read from its files; trials that are stopped still validate once or twice.
+    testing = 2 * slowest * len(loaded.manifest.side("test"))
+    testing += 2 * slowest * len(loaded.manifest.side("valid")) * options.workers
+    deadline = begun + options.budget_minutes * 60 - testing - CLOSING_SECONDS
+    if deadline <= time.monotonic():
+        raise OptionsError(
+            f"--budget-minutes {options.budget_minutes:g} is used up before the first trial: "
+            f"reading the data, the probe and the evaluation take "
+            f"{(time.monotonic() - begun + testing + CLOSING_SECONDS) / 60:.1f} minutes."
+        )
+    return Limits(options.trials or studies.MOST_TRIALS, deadline)
+
+
+def _prepared(
+    options: FinetuneOptions,
+    loaded: Loaded,
+    material: Material,
+    uri: str,
+    objective: str,
+    weights: tuple[float, ...] | None,
+    observer: Observer,
+) -> Prepared:
+    """What the probe of the source tells; a study that goes on keeps what it was begun with.
+
+    Above all the precision, which was measured: on another day another one could be faster.
+    """
+    path = material.folder / "prepared.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    if uri in kept:
+        return Prepared.from_dict(kept[uri])
+    observer(Notice(f"Fitting the linear probe of {uri}"))
+    found = prepare(
+        material,
+        uri,
+        image_size=options.image_size,
+        shorter_side=loaded.shorter_side,
+        augmentation=None if options.augment == "auto" else options.augment,
+        precision=None if options.precision == "auto" else options.precision,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        class_weights=weights,
+        metric=objective,
+        progress=lambda done, total: observer(Progress("Decoding images", done, total)),
+    )
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({**kept, uri: asdict(found)}, indent=2))
+    partial.replace(path)
+    observer(
+        Notice(
+            f"  {found.image_size} px, {found.full_depth} stages, {found.precision}, "
+            f"augmentation {found.augmentation}; probe: {objective} "
+            f"{found.metrics[f'valid/{objective}']:.4f}"
+        )
+    )
+    return found
