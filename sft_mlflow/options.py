@@ -111,8 +111,11 @@ class FinetuneOptions(Options):
         description="Start of the head: a linear probe on frozen features, with BatchNorm at the "
         "source's statistics; or random, with BatchNorm counting anew as in plain fine-tuning.",
     )
-    patience: int = Field(
-        4, ge=1, description="Epochs without a better validation figure that end a trial."
+    patience: Whole = Field(
+        None,
+        ge=1,
+        description="Epochs without a better validation figure that end a trial. Default: half of "
+        "them, at least 4: a high learning rate pays late.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Of the training steps; auto: bfloat16 where a measurement is faster."

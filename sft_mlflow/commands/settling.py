@@ -22,6 +22,9 @@ from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.training.trial import Material
 
 DEFAULT_TRIALS = 12
+LEAST_PATIENCE = 4
+# Share of a trial's steps over which its weights are averaged.
+AVERAGING = 0.1
 # Registration, report and the last messages, beside the evaluation whose length is estimated.
 CLOSING_SECONDS = 10.0
 
@@ -88,10 +91,12 @@ def recipe_of(options: FinetuneOptions, settled: Settled, uri: str) -> Recipe:
         class_weights=settled.class_weights,
         augmentation=prepared.augmentation,
         head_start=options.head_start,
-        patience=options.patience,
+        patience=options.patience or max(LEAST_PATIENCE, options.epochs // 2),
         precision=prepared.precision,
         metric=settled.objective,
         seed=options.seed,
+        # A random head begins as plain fine-tuning does, whose result are its last weights.
+        averaging=AVERAGING if options.head_start == "probe" else 0.0,
     )
 
 

@@ -18,9 +18,13 @@ BEST = "best.pt"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State after a whole epoch. tensors: those that train, and their stages' buffers."""
+    """State after a whole epoch.
+
+    tensors: those that train, and their stages' buffers; average: of the same, over the last steps.
+    """
 
     tensors: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
     schedule: Mapping[str, Any]
     history: tuple[EpochEnded, ...]
@@ -30,11 +34,12 @@ def save(folder: Path, checkpoint: Checkpoint, is_best: bool) -> None:
     """Write the checkpoint; a crash leaves the previous one or this one, never half of one."""
     folder.mkdir(parents=True, exist_ok=True)
     if is_best:
-        _write(folder / BEST, dict(checkpoint.tensors))
+        _write(folder / BEST, dict(checkpoint.average))
     _write(
         folder / LAST,
         {
             "tensors": dict(checkpoint.tensors),
+            "average": dict(checkpoint.average),
             "optimizer": dict(checkpoint.optimizer),
             "schedule": dict(checkpoint.schedule),
             "history": [asdict(epoch) for epoch in checkpoint.history],
@@ -49,11 +54,13 @@ def load(folder: Path) -> Checkpoint | None:
         return None
     saved = torch.load(path, weights_only=True)
     history = tuple(EpochEnded(**epoch) for epoch in saved["history"])
-    return Checkpoint(saved["tensors"], saved["optimizer"], saved["schedule"], history)
+    return Checkpoint(
+        saved["tensors"], saved["average"], saved["optimizer"], saved["schedule"], history
+    )
 
 
 def best_tensors(folder: Path) -> dict[str, Tensor]:
-    """Tensors of the best epoch so far."""
+    """Averaged tensors of the best epoch so far."""
     tensors: dict[str, Tensor] = torch.load(folder / BEST, weights_only=True)
     return tensors
 

@@ -3,8 +3,8 @@
     freeze all but the last stages
     go on from the checkpoint, if there is one; else validate what the head starts from
     for every epoch:
-        for every batch: loss, gradient, clip, step
-        validate, save a checkpoint
+        for every batch: loss, gradient, clip, step, average of the weights
+        validate the average, save a checkpoint
         stop early where nothing improves
     load the best epoch
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from sft_mlflow.errors import TrialError
 from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.tasks.base import Task
 from sft_mlflow.training import checkpoints, optimisers
+from sft_mlflow.training.averaging import Average, copy
 from sft_mlflow.training.batches import Batches
 from sft_mlflow.training.checkpoints import Checkpoint
 from sft_mlflow.training.events import EpochEnded, FitEnded, FitEvent, FitStarted, StepEnded
@@ -49,7 +50,8 @@ def fit(
     """Events of the training of the network's last `recipe.depth` stages and its head.
 
     network: on the device; folder: for checkpoints, from which an interrupted fit goes on. At the
-    end, which is the generator's value, the network is in eval mode with its best weights.
+    end, which is the generator's value, the network is in eval mode with its best weights, which
+    are averages over the steps before.
     Raises TrialError where the loss is not finite.
     """
     # A probe was fitted to features of the source's statistics; with those of small batches it
@@ -72,10 +74,15 @@ def fit(
     history: list[EpochEnded] = []
     saved = checkpoints.load(folder)
     if saved is not None:
-        _copy(saved.tensors, trained)
+        copy(saved.tensors, trained)
         optimizer.load_state_dict(dict(saved.optimizer))
         schedule.load_state_dict(dict(saved.schedule))
         history = list(saved.history)
+    average = Average(
+        trained, recipe.averaging * steps * recipe.epochs, updates=max(0, len(history) - 1) * steps
+    )
+    if saved is not None:
+        average.values.update(saved.average)
     stopped = yield FitStarted(
         epochs=epochs,
         steps=steps,
@@ -110,13 +117,15 @@ def fit(
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
+            average.update()
             stopped = yield StepEnded(epoch, step, steps)
             if stopped:
                 break
         if history and stopped:
             break
         network.model.eval()
-        outputs_valid, targets = predict(suffix, batches)
+        with average.applied():
+            outputs_valid, targets = predict(suffix, batches)
         network.freeze(recipe.depth, statistics=statistics)
         found = task.evaluate(outputs_valid, targets, classes)
         metrics = {f"valid/{name}": value for name, value in found.items()}
@@ -134,12 +143,18 @@ def fit(
         history.append(ended)
         checkpoints.save(
             folder,
-            Checkpoint(trained, optimizer.state_dict(), schedule.state_dict(), tuple(history)),
+            Checkpoint(
+                trained,
+                average.values,
+                optimizer.state_dict(),
+                schedule.state_dict(),
+                tuple(history),
+            ),
             is_best,
         )
         stopped = (yield ended) or stopped
 
-    _copy(checkpoints.best_tensors(folder), trained)
+    copy(checkpoints.best_tensors(folder), trained)
     network.model.eval()
     best = max(history, key=lambda e: e.value)
     if stopped:
@@ -169,9 +184,3 @@ def _trained_tensors(network: StagedNetwork, depth: int) -> dict[str, Tensor]:
     state = network.model.state_dict()
     names = set().union(*map(network.tensors_of, range(first, network.full_depth + 1)))
     return {name: state[name] for name in sorted(names & state.keys())}
-
-
-def _copy(values: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, tensor in into.items():
-            tensor.copy_(values[name])

@@ -16,7 +16,8 @@ class Recipe:
     """How one trial is trained.
 
     depth: the last stages that train with the head; lr: peak learning rate of the head, None for a
-    probe; warmup: share of the steps over which it rises; clip: largest norm of the gradient.
+    probe; warmup: share of the steps over which it rises; averaging: share of the steps that the
+    average of the weights reaches back; clip: largest norm of the gradient.
     """
 
     source: str
@@ -36,6 +37,7 @@ class Recipe:
     precision: Precision
     metric: str
     seed: int
+    averaging: float = 0.0
     warmup: float = 0.1
     momentum: float = 0.9
     clip: float = 1.0

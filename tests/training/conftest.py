@@ -44,6 +44,7 @@ RECIPE = Recipe(
     precision="float32",
     metric="accuracy",
     seed=0,
+    averaging=0.2,
 )
 
 
