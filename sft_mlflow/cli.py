@@ -33,9 +33,12 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point of the console script and of `python -m sft_mlflow`."""
-    # Read when torch loads. Threads that spin while they wait keep whoever shares the machine from
-    # working, and then wait for them: training steps took three times as long on busy cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch loads. Its threads spin while they wait for each other, which keeps whoever
+    # shares the machine from working, and then they wait for those: a training step on busy cores
+    # took fifty times as long. To spin for some microseconds and then sleep is as fast as spinning
+    # where the cores are idle (docs/performance.md). A policy that the user set stands.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _interrupt)
     try:
