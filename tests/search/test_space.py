@@ -47,13 +47,13 @@ def test_an_unknown_stage_suggests_the_nearest() -> None:
 
 
 def test_the_probe_comes_once_and_first_and_then_every_depth_deepest_first() -> None:
-    space = Space({"a": (2, 4, 8)}, ("a",), lr_min=1e-4, lr_max=1e-2)
+    space = Space({"a": (2, 4, 8)}, ("a",), lr_min=1e-4, lr_max=1e-1)
     plans = suggested(space, 40)
     assert plans[0] == Plan("a", 0, None)
     assert [plan.depth for plan in plans[1:4]] == [8, 4, 2]
-    assert all(plan.lr == pytest.approx(1e-3) for plan in plans[1:4])
+    assert all(plan.lr == pytest.approx(1e-2) for plan in plans[1:4])
     assert all(plan.depth > 0 for plan in plans[1:])
-    assert all(plan.lr is not None and 1e-4 <= plan.lr <= 1e-2 for plan in plans[1:])
+    assert all(plan.lr is not None and 1e-4 <= plan.lr <= 1e-1 for plan in plans[1:])
 
 
 def test_without_a_probe_depth_zero_is_searched_with_a_learning_rate() -> None:
