@@ -14,7 +14,7 @@ from rich.progress import Progress as Bars
 from sft_mlflow.commands.observer import CommandEvent, Notice, Observer, Progress, StudyBegun
 from sft_mlflow.scoring.score import BatchScored, ScoreEnded, ScoreStarted
 from sft_mlflow.search.events import TrialEnded, TrialEvent, TrialStarted
-from sft_mlflow.training.events import EpochEnded, StepEnded
+from sft_mlflow.training.events import EpochEnded, RoadTravelled, StepEnded, StoreFilled
 
 # Between two plain lines about the same piece of work.
 LINE_SECONDS = 10.0
@@ -63,6 +63,13 @@ class _Words:
         rate = "" if recipe.lr is None else f", lr {recipe.lr:.2g}"
         again = f", attempt {event.attempt}" if event.attempt > 1 else ""
         return f"trial {event.number}: {what}{rate}{again}"
+
+    def road(self, number: int, event: RoadTravelled) -> str:
+        start = "pixels" if event.stage is None else f"what {event.stage} gave, from the store"
+        return (
+            f"trial {number}: began at {start}; up to what it trained {event.seconds:.1f} s, "
+            f"predicted {event.predicted_seconds:.1f} s"
+        )
 
     def epoch(self, number: int, event: EpochEnded) -> str:
         loss = event.metrics.get("train/loss")
@@ -128,6 +135,8 @@ class _Lines:
             return words.ended(event)
         if isinstance(event, TrialEvent) and isinstance(event.event, EpochEnded):
             return words.epoch(event.number, event.event)
+        if isinstance(event, TrialEvent) and isinstance(event.event, RoadTravelled):
+            return words.road(event.number, event.event)
         return self._now_and_then(event)
 
     def _now_and_then(self, event: CommandEvent) -> str | None:
@@ -139,6 +148,9 @@ class _Lines:
         elif isinstance(event, TrialEvent) and isinstance(event.event, StepEnded):
             step = event.event
             line = f"trial {event.number}: epoch {step.epoch}, step {step.step} of {step.steps}"
+        elif isinstance(event, TrialEvent) and isinstance(event.event, StoreFilled):
+            filled = event.event
+            line = f"trial {event.number}: {filled.done} of {filled.total} rows in the store"
         if line is None or time.monotonic() - self._last < LINE_SECONDS:
             return None
         self._last = time.monotonic()
@@ -188,6 +200,10 @@ class _Bars:
             self._update(key, done, f"step {inner.step}/{inner.steps}")
         elif isinstance(inner, EpochEnded):
             self._update(key, inner.epoch, self._words.epoch(event.number, inner))
+        elif isinstance(inner, StoreFilled):
+            self._update(key, 0, f"{inner.done} of {inner.total} rows in the store")
+        elif isinstance(inner, RoadTravelled):
+            self._bars.console.print(self._words.road(event.number, inner), markup=False)
         parts = (self._words.best(), self._words.remaining())
         self._note("study", ", ".join(part for part in parts if part))
 

@@ -123,6 +123,15 @@ class FinetuneOptions(Options):
     metric: Literal["auto", "accuracy", "macro_f1"] = Field(
         "auto", description="Objective on validation; auto: macro_f1 where classes are imbalanced."
     )
+    reuse: bool = Field(
+        True, description="Keep what frozen stages make of an image, instead of computing it again."
+    )
+    cache_gb: Number = Field(
+        None,
+        ge=0,
+        description="Most disk for pixels and activations, shared by all studies. Default: a fifth "
+        "of what is free.",
+    )
     broken: Literal["skip", "error"] = Field(
         "skip", description="Unreadable images: leave out and list them, or stop."
     )

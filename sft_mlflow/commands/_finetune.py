@@ -5,6 +5,7 @@ data -> sources and their probes -> study -> best trial on the test side -> regi
 
 from __future__ import annotations
 
+import shutil
 import time
 from datetime import datetime
 
@@ -14,6 +15,7 @@ from sft_mlflow.commands.study_report import Ended
 from sft_mlflow.commands.surroundings import command_line, home, quieten_mlflow, short_name
 from sft_mlflow.data.loading import Loaded, load_manifest
 from sft_mlflow.options import FinetuneOptions
+from sft_mlflow.reuse.store import Store
 from sft_mlflow.search import study as studies
 from sft_mlflow.sources.uri import is_tracked
 from sft_mlflow.tracking import connection, fetch, held_out
@@ -21,9 +23,22 @@ from sft_mlflow.tracking.mirror import Mirror
 from sft_mlflow.training.precision import pick_device
 from sft_mlflow.training.trial import Material, source_of
 
+# Of the free disk, for pixels and activations.
+SHARE_OF_DISK = 0.2
 # What a study that goes on may have otherwise: how long, how fast, and what becomes of the result.
 _FREE_OPTIONS = frozenset(
-    ("trials", "budget_minutes", "workers", "device", "register", "model_name", "study", "storage")
+    (
+        "trials",
+        "budget_minutes",
+        "workers",
+        "device",
+        "register",
+        "model_name",
+        "study",
+        "storage",
+        "reuse",
+        "cache_gb",
+    )
 )
 
 
@@ -53,7 +68,10 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
         for uri in options.source
     }
     loaded = _load(options, observer)
-    material = Material(options.task, loaded.manifest, folder, device, fetched)
+    store = Store(home() / "cache", _cache_bytes(options.cache_gb))
+    material = Material(
+        options.task, loaded.manifest, folder, device, fetched, store, options.reuse
+    )
     with opening.alone(folder, name):
         study = studies.open_study(
             name,
@@ -136,6 +154,16 @@ def _load(options: FinetuneOptions, observer: Observer) -> Loaded:
     for line in loaded.report.lines():
         observer(Notice(line))
     return loaded
+
+
+def _cache_bytes(wanted_gb: float | None) -> int:
+    """What the store may take: as wanted, or a share of the disk that is free or its own."""
+    if wanted_gb is not None:
+        return int(wanted_gb * 1e9)
+    folder = home() / "cache"
+    folder.mkdir(parents=True, exist_ok=True)
+    own = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return int(SHARE_OF_DISK * (shutil.disk_usage(folder).free + own))
 
 
 def _decisive(options: FinetuneOptions) -> dict[str, str]:

@@ -149,9 +149,7 @@ def _flush(outbox: Outbox, name: str, observer: Observer) -> Mapping[str, str]:
 def _tidy(
     folder: Path, rows: tuple[Row, ...], best: Row | None, delivered: Mapping[str, str]
 ) -> None:
-    """Remove what the tracking server now holds, and pixels that can be decoded again."""
-    for path in folder.glob("pixels/pixels-*"):
-        path.unlink()
+    """Remove what the tracking server now holds."""
     for row in rows:
         if row != best and runs.model_id_key(key_of(row.number)) in delivered:
             (row.folder / MODEL / model_folder.WEIGHTS).unlink(missing_ok=True)

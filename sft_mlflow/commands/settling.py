@@ -150,7 +150,9 @@ def _prepared(
         batch_size=options.batch_size,
         class_weights=weights,
         metric=objective,
-        progress=lambda done, total: observer(Progress("Decoding images", done, total)),
+        progress=lambda done, total: observer(
+            Progress("Images through the frozen network", done, total)
+        ),
     )
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps({**kept, uri: asdict(found)}, indent=2))

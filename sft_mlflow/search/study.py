@@ -20,7 +20,7 @@ from sft_mlflow.search.events import StudyEvent, TrialEnded, TrialEvent, TrialSt
 from sft_mlflow.search.lanes import Lane, WorkerDiedError, open_lanes, ready
 from sft_mlflow.search.space import PROBE, Plan, Space
 from sft_mlflow.training import checkpoints
-from sft_mlflow.training.events import EpochEnded, FitEnded, StepEnded
+from sft_mlflow.training.events import EpochEnded, FitEnded, StepEnded, StoreFilled
 from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.training.trial import MODEL, Material
 
@@ -258,7 +258,7 @@ def _advance(study: optuna.Study, at: _Running, limits: Limits) -> list[StudyEve
         if 0 < event.epoch < at.started.recipe.epochs and at.trial.should_prune():
             at.stop, at.state = True, State.PRUNED
             at.reason = f"pruned after epoch {event.epoch}"
-    if isinstance(event, EpochEnded | StepEnded) and not at.stop and _is_late(limits):
+    if isinstance(event, EpochEnded | StepEnded | StoreFilled) and not at.stop and _is_late(limits):
         at.stop, at.reason = True, "the budget was used up"
     if not isinstance(event, FitEnded):
         at.lane.answer(at.stop)

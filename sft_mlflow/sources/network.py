@@ -41,10 +41,15 @@ class StagedNetwork:
 
     def prefix(self, depth: int) -> nn.Module:
         """From pixels to the cut below the last `depth` stages; the pixels themselves at D."""
-        cut = self._cut(depth)
-        if cut is None:
+        self._check(depth)
+        return self.segment(0, self.full_depth - depth)
+
+    def segment(self, begin: int, end: int) -> nn.Module:
+        """From the cut after the first `begin` stages to the one after `end`; 0 are the pixels."""
+        if begin == end:
             return nn.Identity()
-        return self._graph_module(0, cut)
+        first = self.stages[begin - 1].last + 1 if begin else 0
+        return self._graph_module(first, self.stages[end - 1].last)
 
     def suffix(self, depth: int) -> nn.Module:
         """From that cut to the output of the head."""

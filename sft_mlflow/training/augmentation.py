@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
@@ -19,19 +21,21 @@ _LIGHT = v2.Compose(
 )
 
 
-def augment(pixels: Tensor, policy: Augmentation, key: tuple[int, ...], rows: list[int]) -> Tensor:
+def augment(
+    pixels: Tensor, policy: Augmentation, key: tuple[int, ...], names: Sequence[str]
+) -> Tensor:
     """The batch with each image changed by draws of its own.
 
-    pixels: (B, H, W, 3) uint8; rows: what identifies each image, so that its draws depend on
-    (key, row) alone and not on the batch that it is in.
+    pixels: (B, H, W, 3) uint8; names: what identifies each image, so that its draws depend on
+    (key, name) alone and not on the batch that it is in.
     """
     if policy == "none":
         return pixels
     transform = _LIGHT if policy == "light" else _natural(pixels.shape[1])
     images = pixels.permute(0, 3, 1, 2)
     changed = []
-    for image, row in zip(images, rows, strict=True):
-        with keyed(*key, row):
+    for image, name in zip(images, names, strict=True):
+        with keyed(*key, name):
             changed.append(transform(image))
     return torch.stack(changed).permute(0, 2, 3, 1)
 

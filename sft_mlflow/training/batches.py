@@ -1,4 +1,4 @@
-"""The road of an image: file, pixels, stage 1 … stage D. The loop does not know where it starts."""
+"""What the loop trains on: values at the cut where the trained part begins, batch by batch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from sft_mlflow.sources.network import normalise
-from sft_mlflow.sources.source_model import Preprocessing
-from sft_mlflow.training.augmentation import augment
-from sft_mlflow.training.precision import Arithmetic
+from sft_mlflow.reuse.chain import Chain, Rows
 from sft_mlflow.training.randomness import seed_of
-from sft_mlflow.training.recipe import Augmentation
 
 VALIDATION_BATCH = 64
 
@@ -37,62 +32,47 @@ class Batches(Protocol):
         """Batches in one epoch of training."""
 
     def training(self, epoch: int) -> Iterator[Batch]:
-        """The training images of that epoch, shuffled and augmented as the recipe says."""
+        """The training images of that epoch, shuffled and changed as the recipe says."""
 
     def validation(self) -> Iterator[Batch]:
         """The validation images in order."""
 
 
 @dataclass(frozen=True)
-class Side:
-    """One side of the split as pixels (N, S, S, 3) uint8 and class indices (N,) int64."""
+class ChainBatches:
+    """Batches from two chains; whether their values are read or computed, only those know.
 
-    pixels: NDArray[np.uint8]
-    targets: NDArray[np.int64]
+    point: of the road, where the trained part begins; fresh: whether every epoch sees each image
+    in another view.
+    """
 
-
-@dataclass(frozen=True)
-class LiveBatches:
-    """Batches computed afresh from pixels, the frozen stages included."""
-
-    train: Side
-    valid: Side
-    prefix: nn.Module
-    preprocessing: Preprocessing
-    augmentation: Augmentation
+    train: Chain
+    valid: Chain
+    point: int
+    fresh: bool
     batch_size: int
     seed: int
-    device: torch.device
-    arithmetic: Arithmetic
 
     @property
     def steps(self) -> int:
         """Batches in one epoch; a rest too small for BatchNorm (one image) is left out."""
-        full, rest = divmod(len(self.train.targets), self.batch_size)
+        full, rest = divmod(len(self.train.images.targets), self.batch_size)
         return full + (rest > 1 or full == 0)
 
     def training(self, epoch: int) -> Iterator[Batch]:
-        """Shuffled by (seed, epoch) and augmented by (seed, epoch, image)."""
+        """Shuffled by (seed, epoch), each image in the view of the epoch."""
         generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
-        order = torch.randperm(len(self.train.targets), generator=generator).numpy()
+        order = torch.randperm(len(self.train.images.targets), generator=generator).numpy()
         for step in range(self.steps):
-            rows = np.sort(order[step * self.batch_size : (step + 1) * self.batch_size])
-            pixels = torch.from_numpy(self.train.pixels[rows])
-            changed = augment(pixels, self.augmentation, (self.seed, epoch), rows.tolist())
-            with self.arithmetic.autocast():
-                batch = self._batch(changed, self.train.targets[rows])
-            yield batch
+            rows = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield self._batch(self.train, rows, epoch if self.fresh else 0)
 
     def validation(self) -> Iterator[Batch]:
-        """In order, as they are, in float32 as the model will be used."""
-        for start in range(0, len(self.valid.targets), VALIDATION_BATCH):
-            rows = slice(start, start + VALIDATION_BATCH)
-            # Copied, because torch wants memory that may be written and the table is read-only.
-            pixels = torch.from_numpy(self.valid.pixels[rows].copy())
-            yield self._batch(pixels, self.valid.targets[rows])
+        """In order, as they are."""
+        rows = np.arange(len(self.valid.images.targets))
+        for start in range(0, len(rows), VALIDATION_BATCH):
+            yield self._batch(self.valid, rows[start : start + VALIDATION_BATCH], 0)
 
-    def _batch(self, pixels: Tensor, targets: NDArray[np.int64]) -> Batch:
-        images = normalise(pixels.to(self.device), self.preprocessing.mean, self.preprocessing.std)
-        with torch.no_grad():
-            values = self.prefix(images)
-        return Batch(values, torch.from_numpy(targets).to(self.device))
+    def _batch(self, chain: Chain, rows: Rows, view: int) -> Batch:
+        values = chain.inputs(rows, view, self.point)
+        return Batch(values, torch.from_numpy(chain.images.targets[rows]).to(values.device))

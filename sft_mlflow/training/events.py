@@ -18,6 +18,35 @@ class FitStarted:
 
 
 @dataclass(frozen=True)
+class RoadChosen:
+    """Where the trial's values come from, before it starts.
+
+    stage: the last one whose values are read from the store, None where they are pixels; seconds:
+    predicted, for reading and computing all values up to the trained part.
+    """
+
+    stage: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RoadTravelled:
+    """What that reading and computing took in fact, before the trial ends."""
+
+    stage: str | None
+    predicted_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StoreFilled:
+    """So many rows of those that the trial reads are in the store."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class StepEnded:
     """One optimiser step. epoch counts from 1; step from 1 to steps within the epoch."""
 
@@ -50,4 +79,4 @@ class FitEnded:
     value: float
 
 
-FitEvent = FitStarted | StepEnded | EpochEnded | FitEnded
+FitEvent = RoadChosen | RoadTravelled | StoreFilled | FitStarted | StepEnded | EpochEnded | FitEnded

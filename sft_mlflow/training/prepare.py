@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sft_mlflow.errors import OptionsError
+from sft_mlflow.reuse.chain import AS_THEY_ARE, FILL_BATCH, Chain, Images, Road, Rows
 from sft_mlflow.sources.network import StagedNetwork
-from sft_mlflow.sources.source_model import Preprocessing, SourceModel
+from sft_mlflow.sources.source_model import SourceModel
 from sft_mlflow.tasks import TASKS
-from sft_mlflow.training.batches import LiveBatches, Side
 from sft_mlflow.training.precision import Arithmetic, faster_precision
-from sft_mlflow.training.probe import Features, features, fit_probe
+from sft_mlflow.training.probe import Features, fit_probe
 from sft_mlflow.training.recipe import Augmentation, Precision
-from sft_mlflow.training.trial import Material, Progress, network_at
+from sft_mlflow.training.trial import Material, network_at
+
+# Called with (done, in all).
+Progress = Callable[[int, int], None]
 
 # A picture is enlarged at most this much: beyond, a network computes on invented pixels.
 ENLARGEMENT = 4
@@ -90,11 +93,18 @@ def prepare(
             )
         size = own
         network, preprocessing = network_at(material, source, size)
-    train, valid = (material.side(split, preprocessing, progress) for split in ("train", "valid"))
-    start = time.perf_counter()
-    train_features = _features(network, preprocessing, train, material.device)
-    seconds_an_image = (time.perf_counter() - start) / len(train.targets)
-    valid_features = _features(network, preprocessing, valid, material.device)
+    road = Road(
+        network,
+        source.weights_sha256,
+        preprocessing,
+        Arithmetic("float32", material.device.type),
+        material.device,
+    )
+    train, valid = (material.images(split) for split in ("train", "valid"))
+    prices = material.prices(road, train, AS_THEY_ARE)
+    train_features, valid_features = (
+        _features(material, road, images, progress) for images in (train, valid)
+    )
 
     def evaluate(outputs: NDArray[np.float32], targets: NDArray[np.int64]) -> Mapping[str, float]:
         return TASKS[material.task].evaluate(outputs, targets, material.manifest.classes)
@@ -103,8 +113,7 @@ def prepare(
     probe = fit_probe(train_features, valid_features, classes, class_weights, evaluate, metric)
     probe.save(material.probe_path(uri, size))
     plain = evaluate(probe.outputs(valid_features), valid_features.targets)
-    mirror = Side(np.ascontiguousarray(valid.pixels[:, :, ::-1]), valid.targets)
-    mirrored = _features(network, preprocessing, mirror, material.device)
+    mirrored = _mirrored_features(material, road, valid)
     mirrored_accuracy = evaluate(probe.outputs(mirrored), mirrored.targets)["accuracy"]
     keeps_class = plain["accuracy"] - mirrored_accuracy <= MIRROR_LOSS
     network.freeze(network.full_depth)
@@ -117,7 +126,7 @@ def prepare(
         precision=precision or faster_precision(network.model, size, batch_size, material.device),
         metrics={f"valid/{name}": value for name, value in plain.items()},
         mirrored_accuracy=mirrored_accuracy,
-        seconds_an_image=seconds_an_image,
+        seconds_an_image=prices.decode + prices.forward(0, network.full_depth),
     )
 
 
@@ -127,21 +136,31 @@ def _augmentation(epochs: int, keeps_class: bool) -> Augmentation:
     return "natural" if keeps_class else "light"
 
 
-def _features(
-    network: StagedNetwork, preprocessing: Preprocessing, side: Side, device: torch.device
-) -> Features:
-    batches = LiveBatches(
-        train=side,
-        valid=side,
-        prefix=network.prefix(0),
-        preprocessing=preprocessing,
-        augmentation="none",
-        batch_size=1,
-        seed=0,
-        device=device,
-        arithmetic=Arithmetic("float32", device.type),
+def _features(material: Material, road: Road, images: Images, progress: Progress) -> Features:
+    """What the head reads of each image, kept for the trials."""
+    point = road.network.full_depth
+    chain = Chain(
+        images, road, AS_THEY_ARE, material.store, kept={0, point if material.reuse else 0}
     )
-    return features(batches.validation())
+    for done, total in chain.fill([0], point if material.reuse else 0):
+        progress(done, total)
+    return _gathered(chain, lambda rows: chain.values(rows, 0, point))
+
+
+def _mirrored_features(material: Material, road: Road, images: Images) -> Features:
+    """The same of the mirrored images."""
+    chain = Chain(images, road, AS_THEY_ARE, material.store, kept={0})
+    run = road.segment(0, road.network.full_depth)
+    return _gathered(chain, lambda rows: run(chain.values(rows, 0, 0).flip(2)))
+
+
+def _gathered(chain: Chain, values: Callable[[Rows], Tensor]) -> Features:
+    rows = np.arange(len(chain.images.targets))
+    parts = [
+        values(rows[start : start + FILL_BATCH]).float().cpu().numpy()
+        for start in range(0, len(rows), FILL_BATCH)
+    ]
+    return Features(np.concatenate(parts), chain.images.targets)
 
 
 @torch.no_grad()

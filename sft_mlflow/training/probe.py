@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from sft_mlflow.errors import DataError
-from sft_mlflow.training.batches import Batch
 
 # Inverse strengths of the L2 penalty that are tried; features have unit variance.
 STRENGTHS = (0.001, 0.01, 0.1)
@@ -58,15 +57,6 @@ class Probe:
     def load(cls, path: Path) -> Probe:
         """A probe that `save` wrote."""
         return cls(**load_file(path))
-
-
-def features(batches: Iterable[Batch]) -> Features:
-    """The batches' values at the cut before the head, in their order."""
-    values, targets = [], []
-    for batch in batches:
-        values.append(batch.values.float().cpu().numpy())
-        targets.append(batch.targets.cpu().numpy())
-    return Features(np.concatenate(values), np.concatenate(targets))
 
 
 def fit_probe(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+import json
+import os
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,8 +15,11 @@ import torch
 from torch import nn
 
 from sft_mlflow.data.manifest import Manifest, Split
-from sft_mlflow.data.pixels import PixelSpec, pixel_table
 from sft_mlflow.errors import TrialError
+from sft_mlflow.reuse import planner
+from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Images, Road, Views
+from sft_mlflow.reuse.planner import Choice, Need, Prices
+from sft_mlflow.reuse.store import Store
 from sft_mlflow.sources import model_folder, weights
 from sft_mlflow.sources.model_folder import ModelConfig
 from sft_mlflow.sources.network import StagedNetwork, network_from
@@ -22,16 +27,13 @@ from sft_mlflow.sources.source_model import Preprocessing, SourceModel
 from sft_mlflow.sources.uri import resolve
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.tasks.classification import calibration
-from sft_mlflow.training.batches import LiveBatches, Side
-from sft_mlflow.training.events import FitEvent
+from sft_mlflow.training.batches import ChainBatches
+from sft_mlflow.training.events import FitEvent, RoadChosen, RoadTravelled, StoreFilled
 from sft_mlflow.training.fit import fit, predict
 from sft_mlflow.training.precision import Arithmetic
 from sft_mlflow.training.probe import Probe
 from sft_mlflow.training.randomness import keyed
 from sft_mlflow.training.recipe import Recipe
-
-# Called with (done, in all).
-Progress = Callable[[int, int], None]
 
 MODEL = "model"
 VALIDATION_OUTPUTS = "validation.npy"
@@ -39,27 +41,42 @@ VALIDATION_OUTPUTS = "validation.npy"
 
 @dataclass(frozen=True)
 class Material:
-    """What trials are made of. fetched: local folders of sources from a tracking server."""
+    """What trials are made of.
+
+    fetched: local folders of sources from a tracking server; store: of pixels and activations;
+    reuse: whether activations are kept there too.
+    """
 
     task: str
     manifest: Manifest
     folder: Path
     device: torch.device
     fetched: dict[str, Path]
+    store: Store
+    reuse: bool
 
     def source(self, uri: str) -> SourceModel:
         """The source of that URI, read once."""
         return source_of(uri, self.fetched.get(uri))
 
-    def side(
-        self, split: Split, preprocessing: Preprocessing, progress: Progress | None = None
-    ) -> Side:
-        """Pixels and class indices of one side, for sources with that preprocessing."""
+    def images(self, split: Split) -> Images:
+        """Samples and class indices of one side."""
         samples = self.manifest.side(split)
-        spec = PixelSpec(preprocessing.size, preprocessing.interpolation)
         index = {name: i for i, name in enumerate(self.manifest.classes)}
-        targets = np.array([index[sample.label] for sample in samples], np.int64)
-        return Side(pixel_table(samples, spec, self.folder / "pixels", progress), targets)
+        return Images(samples, np.array([index[sample.label] for sample in samples], np.int64))
+
+    def prices(self, road: Road, images: Images, views: Views) -> Prices:
+        """What that road costs on this machine; measured once a study."""
+        about = json.dumps(road.address(road.network.full_depth, views), sort_keys=True)
+        name = hashlib.sha256(about.encode()).hexdigest()[:12]
+        path = self.folder / f"prices-{name}.json"
+        if path.exists():
+            return Prices.from_dict(json.loads(path.read_text()))
+        found = planner.measure(road, images, views, self.store.folder)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(asdict(found), indent=2))
+        partial.replace(path)
+        return found
 
     def probe_path(self, uri: str, image_size: int) -> Path:
         """Where the probe of that source at that size is kept."""
@@ -70,7 +87,7 @@ class Material:
 def run_trial(
     material: Material, recipe: Recipe, folder: Path
 ) -> Generator[FitEvent, bool | None, None]:
-    """Events of the trial; before the last one, its model folder is written to `folder`/model.
+    """Events of the trial; before the last two, its model folder is written to `folder`/model.
 
     Answer an event with True to stop: what was best until then becomes the model.
     """
@@ -80,16 +97,8 @@ def run_trial(
     source = material.source(recipe.source)
     network, preprocessing = network_at(material, source, recipe.image_size)
     _start_head(material, network, recipe)
-    batches = LiveBatches(
-        train=material.side("train", preprocessing),
-        valid=material.side("valid", preprocessing),
-        prefix=network.prefix(recipe.depth),
-        preprocessing=preprocessing,
-        augmentation=recipe.augmentation,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        device=device,
-        arithmetic=arithmetic,
+    batches, road = yield from _batches(
+        material, recipe, network, source, preprocessing, arithmetic
     )
     try:
         ended = yield from fit(
@@ -113,7 +122,52 @@ def run_trial(
         weights_sha256=weights.digest(state_dict),
     )
     model_folder.write(folder / MODEL, config, state_dict)
+    for chain in (batches.train, batches.valid):
+        chain.flush()
+    taken = batches.train.seconds + batches.valid.seconds
+    yield RoadTravelled(road.stage, road.seconds, taken)
     yield ended
+
+
+def _batches(
+    material: Material,
+    recipe: Recipe,
+    network: StagedNetwork,
+    source: SourceModel,
+    preprocessing: Preprocessing,
+    arithmetic: Arithmetic,
+) -> Generator[FitEvent, bool | None, tuple[ChainBatches, RoadChosen]]:
+    """Batches from where the planner has them start, once what they read is in the store."""
+    road = Road(network, source.weights_sha256, preprocessing, arithmetic, material.device)
+    # The validation side is judged in float32, as the model will be used.
+    exact = replace(road, arithmetic=Arithmetic("float32", material.device.type))
+    fresh = recipe.augmentation != "none"
+    views = Views(recipe.augmentation, recipe.seed) if fresh else AS_THEY_ARE
+    point = network.full_depth - recipe.depth
+    epochs = 0 if recipe.is_probe else recipe.epochs
+
+    def planned(split: Split, one: Road, its_views: Views, passes: int) -> tuple[Chain, Choice]:
+        images = material.images(split)
+        changed = its_views != AS_THEY_ARE
+        need = Need(point, len(images.samples), passes, passes if changed else 1, changed)
+        prices = material.prices(one, images, its_views)
+        return planner.planned_chain(
+            images, one, its_views, material.store, need, prices, reuse=material.reuse
+        )
+
+    train, from_train = planned("train", road, views, epochs)
+    valid, from_valid = planned("valid", exact, AS_THEY_ARE, epochs + 1)
+    stage = network.stages[from_train.start - 1].name if from_train.start else None
+    chosen = RoadChosen(stage, from_train.seconds + from_valid.seconds)
+    yield chosen
+    # Pixels of images that are seen in other views every time; nothing of what is never read.
+    starts = [(train, 0 if fresh else from_train.start)] if epochs else []
+    for chain, start in [*starts, (valid, from_valid.start)]:
+        for done, total in chain.fill([0], start):
+            if (yield StoreFilled(done, total)):
+                break
+    batches = ChainBatches(train, valid, point, fresh, recipe.batch_size, recipe.seed)
+    return batches, chosen
 
 
 def network_at(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from PIL import Image
 from sft_mlflow.data.images import Interpolation
 from sft_mlflow.data.loading import load_manifest
 from sft_mlflow.data.manifest import Sample
-from sft_mlflow.data.pixels import PixelSpec, pixel_table, pixels_of, stream
-from sft_mlflow.errors import DataError
+from sft_mlflow.data.pixels import PixelSpec, pixels_of, stream
 
 Picture = Callable[..., Image.Image]
 FolderOf = Callable[..., Path]
@@ -28,87 +26,16 @@ def samples(folder_of: FolderOf, picture: Picture, tmp_path: Path) -> tuple[Samp
     return load_manifest(str(root), cache=tmp_path).manifest.samples
 
 
-def test_rows_are_the_samples_in_order(samples: tuple[Sample, ...], tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    table = pixel_table(samples, SPEC, tmp_path / "px", lambda *done: told.append(done))
-    assert table.shape == (62, 32, 32, 3)
-    assert table.dtype == np.uint8
-    for row, sample in zip(table, samples, strict=True):
-        assert np.array_equal(row, pixels_of(sample.path, SPEC))
-    assert told == [(done, 62) for done in range(1, 63)]
-
-
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
-def test_table_and_stream_give_the_same_bits(
-    samples: tuple[Sample, ...], tmp_path: Path, interpolation: Interpolation
+def test_a_stream_gives_the_pixels_of_each_image_in_order(
+    samples: tuple[Sample, ...], interpolation: Interpolation
 ) -> None:
     spec = PixelSpec(20, interpolation)
-    table = pixel_table(samples, spec, tmp_path / "px")
     batches = list(stream((sample.path for sample in samples), spec, 7))
-    assert np.array_equal(np.concatenate([batch.pixels for batch in batches]), table)
+    expected = np.stack([pixels_of(sample.path, spec) for sample in samples])
+    assert np.array_equal(np.concatenate([batch.pixels for batch in batches]), expected)
     assert [len(batch.paths) for batch in batches] == [7] * 8 + [6]
     assert list(itertools.chain(*(batch.paths for batch in batches))) == [s.path for s in samples]
-
-
-def test_a_table_is_opened_again_without_its_images(
-    samples: tuple[Sample, ...], tmp_path: Path
-) -> None:
-    first = np.array(pixel_table(samples, SPEC, tmp_path / "px"))
-    for sample in samples:
-        sample.path.unlink()
-    again = pixel_table(samples, SPEC, tmp_path / "px")
-    assert np.array_equal(again, first)
-    with pytest.raises(ValueError, match="read-only"):
-        again[0] = 0
-
-
-def test_another_order_spec_or_content_is_another_table(
-    samples: tuple[Sample, ...], tmp_path: Path
-) -> None:
-    folder = tmp_path / "px"
-    pixel_table(samples, SPEC, folder)
-    pixel_table(samples[::-1], SPEC, folder)
-    pixel_table(samples[1:], SPEC, folder)
-    pixel_table(samples, PixelSpec(32, "nearest"), folder)
-    pixel_table(samples, PixelSpec(33, "bilinear"), folder)
-    assert len(list(folder.glob("*.npy"))) == 5
-
-
-def test_a_file_that_changed_since_the_check_is_an_error_and_leaves_no_table(
-    samples: tuple[Sample, ...], picture: Picture, tmp_path: Path
-) -> None:
-    picture(999).save(samples[5].path)
-    with pytest.raises(DataError, match="changed since it was checked"):
-        pixel_table(samples, SPEC, tmp_path / "px")
-    assert [path for path in (tmp_path / "px").iterdir() if path.suffix != ".lock"] == []
-
-
-def test_what_a_killed_process_left_is_written_anew(
-    samples: tuple[Sample, ...], tmp_path: Path
-) -> None:
-    whole = pixel_table(samples, SPEC, tmp_path / "px")
-    (path,) = (tmp_path / "px").glob("*.npy")
-    expected = np.array(whole)
-    path.rename(path.with_suffix(".partial"))
-    with path.with_suffix(".partial").open("r+b") as file:
-        file.truncate(5_000)
-    assert np.array_equal(pixel_table(samples, SPEC, tmp_path / "px"), expected)
-
-
-def _sum_of_table(samples: tuple[Sample, ...], folder: Path) -> int:
-    return int(pixel_table(samples, SPEC, folder).sum())
-
-
-def test_several_processes_may_ask_at_once(samples: tuple[Sample, ...], tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(2) as pool:
-        sums = pool.starmap(_sum_of_table, [(samples, tmp_path / "px")] * 4)
-    assert set(sums) == {int(pixel_table(samples, SPEC, tmp_path / "px").sum())}
-    assert len(list((tmp_path / "px").glob("*.npy"))) == 1
-
-
-def test_no_samples_give_an_empty_table(tmp_path: Path) -> None:
-    assert pixel_table((), SPEC, tmp_path / "px").shape == (0, 32, 32, 3)
 
 
 def test_broken_images_are_errors_of_their_rows(picture: Picture, tmp_path: Path) -> None:

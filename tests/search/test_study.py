@@ -12,6 +12,7 @@ import torch
 
 from sft_mlflow.data.loading import load_manifest
 from sft_mlflow.errors import OptionsError
+from sft_mlflow.reuse.store import Store
 from sft_mlflow.search import study as studies
 from sft_mlflow.search.events import TrialEnded, TrialEvent, TrialStarted
 from sft_mlflow.search.space import Space
@@ -52,9 +53,10 @@ def make_material(
     manifest = load_manifest(str(pictures), cache=tmp_path_factory.mktemp("cache")).manifest
 
     def make() -> Material:
-        material = Material(
-            "classification", manifest, tmp_path_factory.mktemp("study"), torch.device("cpu"), {}
-        )
+        folder = tmp_path_factory.mktemp("study")
+        store = Store(folder / "store", budget_bytes=10**9)
+        cpu = torch.device("cpu")
+        material = Material("classification", manifest, folder, cpu, {}, store, reuse=True)
         prepare(
             material,
             SOURCE,

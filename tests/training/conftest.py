@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from sklearn.datasets import load_digits
 
+from sft_mlflow.data.manifest import Sample
+from sft_mlflow.reuse.chain import Chain, Images, Road, Views
+from sft_mlflow.reuse.store import Store
 from sft_mlflow.sources.network import StagedNetwork, network_from
 from sft_mlflow.sources.source_model import Preprocessing
 from sft_mlflow.sources.uri import resolve
 from sft_mlflow.tasks import TASKS
-from sft_mlflow.training.batches import LiveBatches, Side
+from sft_mlflow.training.batches import ChainBatches
 from sft_mlflow.training.events import FitEnded, FitEvent
 from sft_mlflow.training.fit import fit
 from sft_mlflow.training.precision import Arithmetic
-from sft_mlflow.training.probe import Features, Probe, features, fit_probe
-from sft_mlflow.training.recipe import Recipe
+from sft_mlflow.training.probe import Features, Probe, fit_probe
+from sft_mlflow.training.recipe import Precision, Recipe
 
 CPU = torch.device("cpu")
 CLASSES = ("0", "1", "2")
@@ -58,36 +66,73 @@ def one_thread() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class Side:
+    """Pixels (N, 32, 32, 3) uint8 and class indices (N,) int64, and the same as image files."""
+
+    pixels: NDArray[np.uint8]
+    targets: NDArray[np.int64]
+    folder: Path
+
+    @cached_property
+    def images(self) -> Images:
+        samples = []
+        for pixels, target in zip(self.pixels, self.targets, strict=True):
+            content = io.BytesIO()
+            Image.fromarray(pixels).save(content, "png")
+            digest = hashlib.sha256(content.getvalue()).hexdigest()
+            path = self.folder / f"{digest}.png"
+            path.write_bytes(content.getvalue())
+            samples.append(Sample(path, str(target), digest, "train"))
+        return Images(tuple(samples), self.targets)
+
+    def only(self, rows: NDArray[np.intp] | slice) -> Side:
+        return Side(self.pixels[rows], self.targets[rows], self.folder)
+
+
+@dataclass(frozen=True)
 class Digits:
     train: Side
     valid: Side
 
-    def batches(self, recipe: Recipe, network: StagedNetwork | None = None) -> LiveBatches:
+    def batches(self, recipe: Recipe, network: StagedNetwork | None = None) -> ChainBatches:
         """Batches that begin where the recipe's trained part does, or at the pixels."""
-        return LiveBatches(
-            train=self.train,
-            valid=self.valid,
-            prefix=network.prefix(recipe.depth) if network else torch.nn.Identity(),
-            preprocessing=PREPROCESSING,
-            augmentation=recipe.augmentation,
+        whole = network or plain_network()
+        point = whole.full_depth - recipe.depth if network else 0
+        store = Store(self.train.folder / "store", budget_bytes=10**9)
+        views = Views(recipe.augmentation, recipe.seed)
+
+        def chain(side: Side, precision: Precision) -> Chain:
+            # Nothing but pixels is kept: networks of tests have other weights each.
+            road = Road(whole, "", PREPROCESSING, Arithmetic(precision, "cpu"), CPU)
+            return Chain(side.images, road, views, store, kept=(0,))
+
+        return ChainBatches(
+            train=chain(self.train, recipe.precision),
+            valid=chain(self.valid, "float32"),
+            point=point,
+            fresh=recipe.augmentation != "none",
             batch_size=recipe.batch_size,
             seed=recipe.seed,
-            device=CPU,
-            arithmetic=Arithmetic(recipe.precision, "cpu"),
         )
 
 
-def side(rows: slice) -> Side:
+@cache
+def plain_network() -> StagedNetwork:
+    return network_from(resolve(RECIPE.source), len(CLASSES))
+
+
+def side(rows: slice, folder: Path) -> Side:
     """Digits 0, 1 and 2, four times as large as they are."""
     pictures = load_digits(n_class=len(CLASSES))
     images = np.kron(pictures.images[rows], np.ones((4, 4))) * 255 / 16
     pixels = np.repeat(images.astype(np.uint8)[..., None], 3, axis=3)
-    return Side(pixels, pictures.target[rows].astype(np.int64))
+    return Side(pixels, pictures.target[rows].astype(np.int64), folder)
 
 
 @pytest.fixture(scope="session")
-def digits() -> Digits:
-    return Digits(side(slice(0, 64)), side(slice(64, 112)))
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
+    folder = tmp_path_factory.mktemp("digits")
+    return Digits(side(slice(0, 64), folder), side(slice(64, 112), folder))
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +144,9 @@ def settled() -> dict[str, torch.Tensor]:
             module.train().momentum = 1.0
     torch.manual_seed(0)
     with torch.no_grad():
-        images = torch.from_numpy(side(slice(112, 176)).pixels).permute(0, 3, 1, 2) / 127.5 - 1
+        images = (
+            torch.from_numpy(side(slice(112, 176), Path()).pixels).permute(0, 3, 1, 2) / 127.5 - 1
+        )
         network.model(images)
     torch.nn.init.normal_(network.head.weight, std=0.05)
     return network.model.state_dict()
@@ -171,8 +218,9 @@ def train_features(digits: Digits, settled: dict[str, torch.Tensor]) -> tuple[Fe
     network.model.load_state_dict(settled)
     both = []
     for one in (digits.train, digits.valid):
-        batches = Digits(one, one).batches(replace(RECIPE, depth=0), network)
-        both.append(features(batches.validation()))
+        batches = list(Digits(one, one).batches(replace(RECIPE, depth=0), network).validation())
+        values = torch.cat([batch.values for batch in batches])
+        both.append(Features(values.numpy(), one.targets))
     return both[0], both[1]
 
 

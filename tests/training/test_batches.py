@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from sft_mlflow.training.augmentation import augment
-from sft_mlflow.training.batches import Side
 from sft_mlflow.training.randomness import keyed, seed_of
 from sft_mlflow.training.recipe import Augmentation
 
 from .conftest import RECIPE, Digits
+
+NAMES = [f"image {number}" for number in range(40)]
 
 
 def pixels_of(values: torch.Tensor) -> torch.Tensor:
@@ -40,7 +41,7 @@ def test_targets_go_with_their_images(digits: Digits) -> None:
 
 
 def test_validation_shows_all_images_in_order_as_they_are(digits: Digits) -> None:
-    batches = replace(digits.batches(RECIPE), augmentation="natural")
+    batches = digits.batches(replace(RECIPE, augmentation="natural"))
     shown = torch.cat([pixels_of(batch.values) for batch in batches.validation()])
     assert np.array_equal(shown.numpy(), digits.valid.pixels)
     targets = torch.cat([batch.targets for batch in batches.validation()])
@@ -54,7 +55,7 @@ def test_validation_shows_all_images_in_order_as_they_are(digits: Digits) -> Non
 def test_a_rest_of_one_image_is_left_out_unless_it_is_all(
     images: int, batch_size: int, sizes: list[int], digits: Digits
 ) -> None:
-    few = Digits(Side(digits.train.pixels[:images], digits.train.targets[:images]), digits.valid)
+    few = Digits(digits.train.only(slice(images)), digits.valid)
     batches = few.batches(replace(RECIPE, batch_size=batch_size))
     assert batches.steps == len(sizes)
     assert [len(batch.targets) for batch in batches.training(1)] == sizes
@@ -80,9 +81,9 @@ class TestAugmentation:
         self, policy: Augmentation, digits: Digits
     ) -> None:
         pixels = torch.from_numpy(digits.train.pixels)
-        together = augment(pixels[:8], policy, (0, 1), list(range(8)))
-        alone = augment(pixels[5:6], policy, (0, 1), [5])
-        turned = augment(pixels[:8].flip(0), policy, (0, 1), list(range(8))[::-1])
+        together = augment(pixels[:8], policy, (0, 1), NAMES[:8])
+        alone = augment(pixels[5:6], policy, (0, 1), NAMES[5:6])
+        turned = augment(pixels[:8].flip(0), policy, (0, 1), NAMES[:8][::-1])
         assert torch.equal(alone[0], together[5])
         assert torch.equal(turned.flip(0), together)
 
@@ -90,14 +91,14 @@ class TestAugmentation:
         self, policy: Augmentation, digits: Digits
     ) -> None:
         same = torch.from_numpy(digits.train.pixels[:1]).expand(4, -1, -1, -1)
-        one = augment(same, policy, (0, 1), [0, 1, 2, 3])
+        one = augment(same, policy, (0, 1), NAMES[:4])
         assert len(torch.unique(one.flatten(1), dim=0)) == 4
-        assert not torch.equal(one, augment(same, policy, (0, 2), [0, 1, 2, 3]))
-        assert not torch.equal(one, augment(same, policy, (1, 1), [0, 1, 2, 3]))
+        assert not torch.equal(one, augment(same, policy, (0, 2), NAMES[:4]))
+        assert not torch.equal(one, augment(same, policy, (1, 1), NAMES[:4]))
 
     def test_shape_and_type_stay(self, policy: Augmentation, digits: Digits) -> None:
         pixels = torch.from_numpy(digits.train.pixels[:3].copy())
-        changed = augment(pixels, policy, (0, 1), [0, 1, 2])
+        changed = augment(pixels, policy, (0, 1), NAMES[:3])
         assert (changed.shape, changed.dtype) == (pixels.shape, pixels.dtype)
         assert np.array_equal(pixels.numpy(), digits.train.pixels[:3])
 
@@ -106,10 +107,9 @@ def test_light_does_not_mirror_and_natural_does() -> None:
     # Dark on the left half, light on the right.
     pixels = torch.zeros(40, 32, 32, 3, dtype=torch.uint8)
     pixels[:, :, 16:] = 200
-    rows = list(range(40))
 
     def mirrored(policy: Augmentation) -> int:
-        changed = augment(pixels, policy, (0, 1), rows).float()
+        changed = augment(pixels, policy, (0, 1), NAMES).float()
         return int((changed[:, 12:20, 2:6].mean((1, 2, 3)) > 100).sum())
 
     assert mirrored("light") == 0

@@ -11,7 +11,6 @@ import torch
 from sft_mlflow.errors import TrialError
 from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.tasks import TASKS
-from sft_mlflow.training.batches import Side
 from sft_mlflow.training.events import EpochEnded, FitEvent, FitStarted, StepEnded
 from sft_mlflow.training.fit import fit, predict
 from sft_mlflow.training.probe import Probe
@@ -257,7 +256,7 @@ def test_sgd_lowers_the_loss_too(run: Run) -> None:
 def test_heavier_classes_are_answered_more_often(run: Run, digits: Digits) -> None:
     rare = np.flatnonzero(digits.train.targets == 2)[3:]
     kept = np.setdiff1d(np.arange(64), rare)
-    few = Digits(Side(digits.train.pixels[kept], digits.train.targets[kept]), digits.valid)
+    few = Digits(digits.train.only(kept), digits.valid)
     losses = []
     for class_weights in (None, (1.0, 1.0, 50.0)):
         fitted = run(data=few, class_weights=class_weights, epochs=2, label_smoothing=0.0)

@@ -10,9 +10,12 @@ from PIL import Image
 
 from sft_mlflow.data.manifest import Manifest, Sample, Split
 from sft_mlflow.data.scan import scan
+from sft_mlflow.reuse import planner
+from sft_mlflow.reuse.planner import Choice
+from sft_mlflow.reuse.store import Store
 from sft_mlflow.sources.model_folder import read_config, read_weights
 from sft_mlflow.tasks.classification.predictor import Predictor
-from sft_mlflow.training.events import FitEnded, FitStarted
+from sft_mlflow.training.events import FitEnded, RoadChosen, StoreFilled
 from sft_mlflow.training.probe import Probe
 from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.training.trial import MODEL, VALIDATION_OUTPUTS, Material, run_trial
@@ -34,7 +37,9 @@ def material_of(digits: Digits, folder: Path, trained: tuple[str, ...]) -> Mater
     digested = (replace(s, digest=f.digest) for s, f in zip(samples, facts, strict=True))
     manifest = Manifest("digits", str(folder), tuple(digested), ("0", "1", "2"))
     cpu = torch.device("cpu")
-    return Material("classification", manifest, folder / "study", cpu, {})
+    store = Store(folder / "store", budget_bytes=10**9)
+    (folder / "study").mkdir()
+    return Material("classification", manifest, folder / "study", cpu, {}, store, reuse=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def material(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Materi
 def trial(material: Material, folder: Path, **options: object) -> tuple[Recipe, FitEnded]:
     recipe = replace(RECIPE, epochs=1, **options)  # type: ignore[arg-type]
     events = list(run_trial(material, recipe, folder))
-    assert isinstance(events[0], FitStarted)
+    assert isinstance(events[0], RoadChosen)
     ended = events[-1]
     assert isinstance(ended, FitEnded)
     return recipe, ended
@@ -102,3 +107,22 @@ def test_a_class_without_training_images_does_not_stop_a_trial(
     few = material_of(digits, folder, ("0", "2"))
     trial(few, tmp_path / "trial", depth=9, class_weights=(1.0, 2.0, 1.0))
     assert Predictor.load(tmp_path / "trial" / MODEL).logits(digits.valid.pixels).shape == (48, 3)
+
+
+def test_a_trial_that_reads_activations_learns_what_one_that_computes_them_learns(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial(replace(material, reuse=False), tmp_path / "live", depth=9)
+    # Which of the two is faster is not for a test to say.
+    monkeypatch.setattr(planner, "choose", lambda need, *rest: Choice(need.point, 0.0))
+    events = list(run_trial(material, replace(RECIPE, epochs=1, depth=9), tmp_path / "stored"))
+    assert isinstance(events[0], RoadChosen)
+    assert events[0].stage is not None
+    assert [e for e in events if isinstance(e, StoreFilled)]
+    again = list(run_trial(material, replace(RECIPE, epochs=1, depth=9), tmp_path / "again"))
+    assert not [e for e in again if isinstance(e, StoreFilled)]
+    live, *others = (
+        np.load(tmp_path / name / VALIDATION_OUTPUTS) for name in ("live", "stored", "again")
+    )
+    for stored in others:
+        assert np.allclose(stored, live, rtol=1e-3, atol=1e-3)

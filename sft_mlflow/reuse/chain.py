@@ -1,0 +1,249 @@
+"""The road of an image: file, pixels, stage 1 … stage D.
+
+A *point* of the road is the number of stages that have run; point 0 are the pixels. What is kept
+at a point is read from the store; what the store lacks there is computed from the nearest kept
+point below, and put into the store. So a shelf that is empty, half filled, damaged or evicted
+gives the same values, only later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sft_mlflow.data.images import read_bytes
+from sft_mlflow.data.manifest import Sample
+from sft_mlflow.data.ordered import THREADS, ordered_map
+from sft_mlflow.data.pixels import PixelSpec, pixels_of
+from sft_mlflow.errors import DataError
+from sft_mlflow.reuse.store import Keys, Store, keys_of
+from sft_mlflow.sources.network import StagedNetwork, normalise
+from sft_mlflow.sources.source_model import Preprocessing
+from sft_mlflow.training.augmentation import augment
+from sft_mlflow.training.precision import Arithmetic
+from sft_mlflow.training.recipe import Augmentation
+
+# To be raised when the same image, source and point give other values than before.
+VERSION = 1
+# Images that are computed together where none are asked for in particular.
+FILL_BATCH = 64
+
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Images:
+    """One side of the split: its samples, and their class indices (N,) int64."""
+
+    samples: tuple[Sample, ...]
+    targets: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Views:
+    """How an image is changed at random; view 0 is the image as it is.
+
+    seed: each view of each image has draws of its own, whatever batch it is in.
+    """
+
+    policy: Augmentation
+    seed: int
+
+
+AS_THEY_ARE = Views("none", 0)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What stands at a point of the road for one image."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    channels_last: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Road:
+    """A source's network with all that its values depend on but the image."""
+
+    network: StagedNetwork
+    source_sha256: str
+    preprocessing: Preprocessing
+    arithmetic: Arithmetic
+    device: torch.device
+
+    def segment(self, begin: int, end: int) -> Callable[[Tensor], Tensor]:
+        """The function from values at one point to those at a later one, without gradients."""
+        run: nn.Module = self.network.segment(begin, end)
+        mean, std = self.preprocessing.mean, self.preprocessing.std
+
+        @torch.no_grad()
+        def function(values: Tensor) -> Tensor:
+            values = values.to(self.device)
+            if begin == 0:
+                values = normalise(values, mean, std)
+            with self.arithmetic.autocast():
+                result: Tensor = run(values)
+            return result
+
+        return function
+
+    def points(self) -> tuple[Point, ...]:
+        """What stands at each point, found by sending two grey images along the road."""
+        size = self.preprocessing.size
+        values = torch.full((2, size, size, 3), 127, dtype=torch.uint8)
+        found = [Point((size, size, 3), torch.uint8, False)]
+        for stage in range(self.network.full_depth):
+            values = self.segment(stage, stage + 1)(values)
+            channels_last = values.ndim == 4 and not values.is_contiguous()
+            found.append(Point(tuple(values.shape[1:]), values.dtype, channels_last))
+        return tuple(found)
+
+    def address(self, point: int, views: Views) -> dict[str, object]:
+        """What rows at a point depend on."""
+        if point == 0:
+            spec = PixelSpec(self.preprocessing.size, self.preprocessing.interpolation)
+            return {"version": VERSION, "pixels": asdict(spec)}
+        return {
+            "version": VERSION,
+            "torch": torch.__version__,
+            "source": self.source_sha256,
+            "preprocessing": asdict(self.preprocessing),
+            "point": point,
+            "stage": self.network.stages[point - 1].name,
+            "precision": self.arithmetic.precision,
+            "device": self.device.type,
+            "views": asdict(views),
+        }
+
+
+class Chain:
+    """Values of some images along a road, at the points that are kept and between them."""
+
+    def __init__(
+        self, images: Images, road: Road, views: Views, store: Store, kept: Collection[int]
+    ) -> None:
+        self.images = images
+        self._road = road
+        self._views = views
+        self._digests = [sample.digest for sample in images.samples]
+        self._shelves = {p: store.shelf(road.address(p, views)) for p in sorted(kept)}
+        self._points = road.points() if max(kept, default=0) else ()
+        self._segments: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
+        # Spent so far on reading and computing values.
+        self.seconds = 0.0
+
+    def inputs(self, rows: Rows, view: int, point: int) -> Tensor:
+        """What the network takes from there on: at point 0 normalised images (B, 3, H, W)."""
+        begun = time.perf_counter()
+        values = self.values(rows, view, point)
+        values = self._road.segment(0, 0)(values) if point == 0 else values.to(self._road.device)
+        self.seconds += time.perf_counter() - begun
+        return values
+
+    def values(self, rows: Rows, view: int, point: int) -> Tensor:
+        """Values of those images at a point. At point 0, pixels (B, H, W, 3) uint8."""
+        if point == 0:
+            pixels = self._kept_pixels(rows)
+            if view == 0:
+                return pixels
+            names = [self._digests[row] for row in rows]
+            return augment(pixels, self._views.policy, (self._views.seed, view), names)
+        return self._through_store(
+            rows, self._keys(rows, view), point, lambda some: self._run(some, view, point)
+        )
+
+    def absent(self, view: int, point: int) -> Rows:
+        """The images that the store lacks in that view at a point that is kept."""
+        rows = np.arange(len(self._digests))
+        return np.flatnonzero(self._shelves[point].missing(self._keys(rows, view)))
+
+    def fill(self, views: Sequence[int], point: int) -> Iterator[tuple[int, int]]:
+        """Have all images in those views in the store at that point, as far as it has room.
+
+        Yields (rows there, rows in all) as it gets on. Whoever stops it early finds the rest
+        computed when it is asked for.
+        """
+        with self._shelves[point].lock():
+            todo = [(view, self.absent(view, point)) for view in views]
+            total = len(views) * len(self._digests)
+            done = total - sum(len(rows) for _, rows in todo)
+            for view, rows in todo:
+                for start in range(0, len(rows), FILL_BATCH):
+                    some = rows[start : start + FILL_BATCH]
+                    begun = time.perf_counter()
+                    self.values(some, view, point)
+                    self.seconds += time.perf_counter() - begun
+                    done += len(some)
+                    yield done, total
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was computed and is to be kept."""
+        for shelf in self._shelves.values():
+            shelf.flush()
+
+    def _kept_pixels(self, rows: Rows) -> Tensor:
+        # Pixels are kept as they are; changing them is cheap beside decoding.
+        return self._through_store(rows, self._keys(rows, 0), 0, self._decode)
+
+    def _through_store(
+        self, rows: Rows, keys: Keys, point: int, make: Callable[[Rows], Tensor]
+    ) -> Tensor:
+        """Rows from the shelf of the point, if it is kept; the others made, and put there."""
+        shelf = self._shelves.get(point)
+        if shelf is None:
+            return make(rows)
+        stored, found = shelf.read(keys)
+        channels_last = point > 0 and self._points[point].channels_last
+        if stored is not None and channels_last:
+            stored = stored.movedim(-1, 1)
+        if stored is not None and found.all():
+            return stored
+        made = make(rows[~found])
+        plain = made.detach().cpu()
+        shelf.put(keys[~found], plain.movedim(1, -1) if channels_last else plain)
+        if stored is None:
+            return made
+        values = made.new_empty((len(rows), *made.shape[1:]))
+        if channels_last:
+            values = values.contiguous(memory_format=torch.channels_last)
+        values[torch.from_numpy(found)] = stored.to(made.device)
+        values[torch.from_numpy(~found)] = made
+        return values
+
+    def _run(self, rows: Rows, view: int, point: int) -> Tensor:
+        """Values at a point, from the nearest kept one below."""
+        below = max((p for p in self._shelves if p < point), default=0)
+        segment = self._segments.setdefault((below, point), self._road.segment(below, point))
+        return segment(self.values(rows, view, below))
+
+    def _decode(self, rows: Rows) -> Tensor:
+        spec = PixelSpec(self._road.preprocessing.size, self._road.preprocessing.interpolation)
+
+        def pixels(row: int) -> NDArray[np.uint8]:
+            sample = self.images.samples[row]
+            data = read_bytes(sample.path)
+            if hashlib.sha256(data).hexdigest() != sample.digest:
+                raise DataError(
+                    f"{sample.path}: the file changed since it was checked. Start again."
+                )
+            return pixels_of(data, spec)
+
+        decoded = ordered_map(pixels, rows.tolist(), ahead=4 * THREADS)
+        return torch.from_numpy(np.stack(list(decoded)))
+
+    def _keys(self, rows: Rows, view: int) -> Keys:
+        return keys_of([f"{self._digests[row]} {view}" for row in rows])

@@ -1,0 +1,195 @@
+"""Where on the road a trial starts: the cheapest point, by what this machine was measured to do.
+
+Every choice gives the same batches; only the time differs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sft_mlflow.reuse.chain import Chain, Images, Road, Views
+from sft_mlflow.reuse.store import Store, keys_of
+from sft_mlflow.training.augmentation import augment
+
+SAMPLE_IMAGES = 16
+REPEATS = 3
+MEASURED_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What one image costs on this machine.
+
+    decode, change: seconds from file to pixels, and for a random change of pixels; stages: seconds
+    of each stage's forward pass; nbytes: bytes of a row at each point; read, write: seconds a byte
+    of the store.
+    """
+
+    decode: float
+    change: float
+    stages: tuple[float, ...]
+    nbytes: tuple[int, ...]
+    read: float
+    write: float
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Prices:
+        """The value whose `dataclasses.asdict` went through JSON."""
+        return cls(
+            **{**values, "stages": tuple(values["stages"]), "nbytes": tuple(values["nbytes"])}
+        )
+
+    def forward(self, begin: int, end: int) -> float:
+        """Seconds from one point to a later one."""
+        return sum(self.stages[begin:end])
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a trial asks of one side of the split.
+
+    point: where its trained part begins; images: on the side; passes: over all of them; views:
+    different ones among the passes; changed: whether views are random changes.
+    """
+
+    point: int
+    images: int
+    passes: int
+    views: int
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """start: the kept point that values are read from; seconds: predicted, for all passes."""
+
+    start: int
+    seconds: float
+
+
+def measure(road: Road, images: Images, views: Views, scratch: Path) -> Prices:
+    """Prices on this machine, the median of a few turns with a few of the images.
+
+    scratch: a folder on the disk of the store, for rows that are written and read for measuring.
+    """
+    few = np.arange(min(SAMPLE_IMAGES, len(images.samples)))
+    points = road.points()
+    store = Store(scratch, budget_bytes=2**40)
+    live = Chain(images, road, views, store, kept=())
+    decode = _seconds_of(lambda: live.values(few, 0, 0)) / len(few)
+    pixels = live.values(few, 0, 0)
+    change = 0.0
+    if views.policy != "none":
+        names = [images.samples[row].digest for row in few]
+        change = _seconds_of(lambda: augment(pixels, views.policy, (0, 1), names)) / len(few)
+    stages, values = [], pixels
+    for stage in range(road.network.full_depth):
+        segment, before = road.segment(stage, stage + 1), values
+        stages.append(_seconds_of(partial(segment, before)) / len(few))
+        values = segment(values)
+    rows = torch.zeros((len(few), MEASURED_BYTES // len(few)), dtype=torch.uint8)
+    shelf = store.shelf({"measured": uuid.uuid4().hex})
+    keys = keys_of([str(row) for row in few])
+
+    def write() -> None:
+        shelf.put(keys, rows)
+        shelf.flush()
+
+    try:
+        written = _seconds_of(write)
+        read = _seconds_of(lambda: shelf.read(keys))
+    finally:
+        shutil.rmtree(shelf.folder, ignore_errors=True)
+    return Prices(
+        decode,
+        change,
+        tuple(stages),
+        tuple(point.nbytes for point in points),
+        read / rows.nbytes,
+        written / rows.nbytes,
+    )
+
+
+def _seconds_of(work: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def choose(
+    need: Need,
+    prices: Prices,
+    absent: Callable[[int], int],
+    room_bytes: int,
+    starts: Iterable[int],
+) -> Choice:
+    """The cheapest of the starts, of equals the earliest.
+
+    absent: number of rows that the store lacks at a point; room_bytes: that they may take.
+    """
+    choices = [Choice(start, _seconds(start, need, prices, absent, room_bytes)) for start in starts]
+    return min(choices, key=lambda choice: (choice.seconds, choice.start))
+
+
+def planned_chain(
+    images: Images,
+    road: Road,
+    views: Views,
+    store: Store,
+    need: Need,
+    prices: Prices,
+    *,
+    reuse: bool,
+) -> tuple[Chain, Choice]:
+    """The chain that starts where it is cheapest, and the choice. reuse: else from pixels."""
+    survey = Chain(images, road, views, store, kept=range(need.point + 1))
+
+    def absent(point: int) -> int:
+        if point and need.changed:
+            # Views of earlier trials would be other ones, unless they had the same seed.
+            return need.images * need.views
+        return len(survey.absent(0, point))
+
+    starts = range(need.point + 1) if reuse else range(1)
+    choice = choose(need, prices, absent, store.budget_bytes, starts)
+    return Chain(images, road, views, store, kept={0, choice.start}), choice
+
+
+def _seconds(
+    start: int, need: Need, prices: Prices, absent: Callable[[int], int], room_bytes: int
+) -> float:
+    reads = need.images * need.passes
+    change = prices.change if need.changed else 0.0
+    pixels = prices.read * prices.nbytes[0]
+    decode = prices.decode * min(absent(0), need.images)
+    live = pixels + change + prices.forward(0, need.point)
+    if start == 0:
+        return decode + reads * live
+    missing = absent(start)
+    bytes_missing = missing * prices.nbytes[start]
+    # Where not all rows have room, the others are computed at every pass.
+    share = 1.0 if bytes_missing <= room_bytes else room_bytes / bytes_missing
+    kept_share = 1 - (missing / (need.images * need.views)) * (1 - share)
+    fill = (
+        missing
+        * share
+        * (pixels + change + prices.forward(0, start) + prices.write * prices.nbytes[start])
+    )
+    kept = prices.read * prices.nbytes[start] + prices.forward(start, need.point)
+    return (
+        (decode if missing else 0.0) + fill + reads * (kept_share * kept + (1 - kept_share) * live)
+    )

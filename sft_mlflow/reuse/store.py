@@ -1,0 +1,308 @@
+"""Rows on disk, found by what they are: the decoded pixels or an activation of one image.
+
+A *shelf* holds rows of one kind (one shape, dtype and way of making), and a row is found by the
+key of its image. A shelf is a folder of *blocks*: files that are written once, whole or not at
+all, and never changed. So a killed process, a second one on the same shelf, a full disk or a
+removed block cost time and nothing else. Every row has a checksum; one that does not match is as
+good as absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+# Rows are gathered until they fill a block.
+BLOCK_BYTES = 32 * 2**20
+_BLOCK = ".safetensors"
+_PARTIAL = ".partial"
+# A file that is still being written is younger; an older one belongs to a process that is gone.
+_ABANDONED_SECONDS = 3600.0
+
+# (N, 2) uint64: the two halves of a digest of 16 bytes.
+Keys = NDArray[np.uint64]
+
+
+def keys_of(names: Sequence[str]) -> Keys:
+    """A key for each name."""
+    digests = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in names]
+    return np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
+
+
+@dataclass(frozen=True)
+class Store:
+    """All shelves below a folder, which together take no more than that many bytes."""
+
+    folder: Path
+    budget_bytes: int
+
+    def shelf(self, address: Mapping[str, object]) -> Shelf:
+        """The shelf of what the address describes: all that its rows depend on but the image."""
+        text = json.dumps(address, sort_keys=True)
+        folder = self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
+        if folder.is_dir():
+            _sweep(folder)
+        return Shelf(self, folder, text)
+
+    def make_room(self, wanted: int, shelf: Path) -> bool:
+        """Whether so many bytes fit, once other shelves that were longest of no use are gone."""
+        folders = [folder for folder in self.folder.iterdir() if folder.is_dir()]
+        sizes = {folder: _size(folder) for folder in sorted(folders, key=_last_use)}
+        used = sum(sizes.values())
+        for folder, size in sizes.items():
+            if used + wanted <= self.budget_bytes:
+                break
+            if folder != shelf and size:
+                # Whoever reads it finds its rows missing, and makes them again.
+                shutil.rmtree(folder, ignore_errors=True)
+                used -= size
+        return used + wanted <= self.budget_bytes
+
+
+class Shelf:
+    """Rows of one kind. Several processes may use it; in one process, one thread."""
+
+    def __init__(self, store: Store, folder: Path, address: str) -> None:
+        self.folder = folder
+        self._address = address
+        self._store = store
+        self._blocks: dict[str, _Block] = {}
+        self._index = _Index.of([])
+        self._keys: list[Keys] = []
+        self._rows: list[Tensor] = []
+        self._takes_rows = True
+
+    def lock(self) -> FileLock:
+        """To be held by who fills the shelf, so that two processes do not do the same work."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / "fill.lock")
+
+    def missing(self, keys: Keys) -> NDArray[np.bool_]:
+        """For each key whether its row is absent."""
+        block, _ = self._find(keys)
+        return block < 0
+
+    def read(self, keys: Keys) -> tuple[Tensor | None, NDArray[np.bool_]]:
+        """The rows that are here, in the order of their keys, and for each key whether it is.
+
+        None where there is not one.
+        """
+        block, row = self._find(keys)
+        found = block >= 0
+        parts: list[tuple[NDArray[np.intp], Tensor]] = []
+        for number in np.unique(block[found]):
+            where = np.flatnonzero(block == number)
+            at = self._index.blocks[number]
+            try:
+                parts.append((where, at.read(keys[where], row[where])))
+            except (OSError, CorruptedError):
+                # Evicted by another process, or damaged: all of it is made again.
+                at.path.unlink(missing_ok=True)
+                found[where] = False
+        if not parts:
+            return None, found
+        position = np.cumsum(found) - 1
+        rows = torch.empty((int(found.sum()), *parts[0][1].shape[1:]), dtype=parts[0][1].dtype)
+        for where, part in parts:
+            rows[torch.from_numpy(position[where])] = part
+        return rows, found
+
+    def put(self, keys: Keys, rows: Tensor) -> None:
+        """Take in rows (N, …); they are on disk when their block is full, or after `flush`."""
+        if not self._takes_rows:
+            return
+        self._keys.append(keys)
+        self._rows.append(rows)
+        if sum(part.nbytes for part in self._rows) >= BLOCK_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was taken in. Where there is no room, the shelf takes no more rows."""
+        if not self._rows:
+            return
+        keys, rows = np.concatenate(self._keys), torch.cat(self._rows)
+        self._keys, self._rows = [], []
+        partial = self.folder / f"{uuid.uuid4().hex}{_PARTIAL}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._takes_rows = self._store.make_room(rows.nbytes, self.folder)
+            if self._takes_rows:
+                # For people who wonder what fills their disk.
+                (self.folder / "address.json").write_text(self._address)
+                _write(partial, keys, rows)
+                partial.replace(partial.with_suffix(_BLOCK))
+        except OSError:
+            # A full disk: what is not kept is computed.
+            self._takes_rows = False
+            partial.unlink(missing_ok=True)
+
+    def _find(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        block, row = self._index.find(keys)
+        if (block < 0).any() and self._refresh():
+            block, row = self._index.find(keys)
+        return block, row
+
+    def _refresh(self) -> bool:
+        """Look at the folder again; whether anything changed."""
+        names = sorted(path.name for path in self.folder.glob(f"*{_BLOCK}"))
+        if names == list(self._blocks):
+            return False
+        known = self._blocks
+        self._blocks = {}
+        for name in names:
+            block = known.get(name) or _Block.open(self.folder / name)
+            if block is not None:
+                self._blocks[name] = block
+        self._index = _Index.of(list(self._blocks.values()))
+        return True
+
+
+class CorruptedError(Exception):
+    """A row is not what was written."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One file: keys and checksums in memory, rows on disk from `offset` on."""
+
+    path: Path
+    keys: Keys
+    checksums: NDArray[np.uint32]
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    @classmethod
+    def open(cls, path: Path) -> _Block | None:
+        """The block, or None where the file is damaged, which removes it."""
+        try:
+            with safe_open(path, "pt") as file:
+                keys, checksums = file.get_tensor("keys"), file.get_tensor("checksums")
+                rows = file.get_slice("rows")
+                empty = rows[0:0]
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                begin = json.loads(file.read(length))["rows"]["data_offsets"][0]
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, ValueError, KeyError):
+            path.unlink(missing_ok=True)
+            return None
+        return cls(
+            path,
+            keys.numpy(),
+            checksums.numpy(),
+            empty.dtype,
+            tuple(empty.shape[1:]),
+            8 + length + begin,
+        )
+
+    def read(self, keys: Keys, rows: NDArray[np.int64]) -> Tensor:
+        """Those rows; raises OSError and CorruptedError."""
+        values = torch.empty((len(rows), *self.shape), dtype=self.dtype)
+        size = values[0].nbytes
+        raw = _bytes_of(values)
+        file = os.open(self.path, os.O_RDONLY)
+        try:
+            for i, row in enumerate(rows.tolist()):
+                part = raw[i * size : (i + 1) * size]
+                if os.preadv(file, [part], self.offset + row * size) != size:
+                    raise CorruptedError
+                if _checksum(keys[i], part) != self.checksums[row]:
+                    raise CorruptedError
+        finally:
+            os.close(file)
+        return values
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Where each key's row is: 32 bytes a row, sorted by the first half of the key."""
+
+    blocks: list[_Block]
+    first: NDArray[np.uint64]
+    second: NDArray[np.uint64]
+    block: NDArray[np.int64]
+    row: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, blocks: list[_Block]) -> _Index:
+        counts = [len(block.keys) for block in blocks]
+        keys = np.concatenate([np.empty((0, 2), np.uint64), *(block.keys for block in blocks)])
+        order = np.argsort(keys[:, 0], kind="stable")
+        block = np.repeat(np.arange(len(blocks)), counts)
+        row = np.concatenate([np.empty(0, np.int64), *map(np.arange, counts)])
+        return cls(blocks, keys[order, 0], keys[order, 1], block[order], row[order])
+
+    def find(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Block and row of each key, -1 where there is none."""
+        if not len(self.first):
+            nowhere = np.full(len(keys), -1, np.int64)
+            return nowhere, nowhere
+        at = np.minimum(np.searchsorted(self.first, keys[:, 0]), len(self.first) - 1)
+        # Two keys with the same first half: the second one is not found, and made again.
+        same = (self.first[at] == keys[:, 0]) & (self.second[at] == keys[:, 1])
+        return np.where(same, self.block[at], -1), np.where(same, self.row[at], -1)
+
+
+def _write(path: Path, keys: Keys, rows: Tensor) -> None:
+    size = rows[0].nbytes
+    raw = _bytes_of(rows.contiguous())
+    checksums = [_checksum(key, raw[i * size : (i + 1) * size]) for i, key in enumerate(keys)]
+    tensors = {
+        "keys": torch.from_numpy(keys.copy()),
+        "checksums": torch.tensor(checksums, dtype=torch.uint32),
+        "rows": rows.contiguous(),
+    }
+    save_file(tensors, path)
+
+
+def _bytes_of(rows: Tensor) -> memoryview:
+    """The memory of a contiguous tensor, byte by byte."""
+    return rows.view(torch.uint8).numpy().data.cast("B")
+
+
+def _checksum(key: NDArray[np.uint64], row: memoryview) -> int:
+    """Of the row under its key, so that a damaged key is noticed too."""
+    return zlib.crc32(row, zlib.crc32(key.tobytes()))
+
+
+def _sweep(folder: Path) -> None:
+    """Note that the shelf is of use, and remove what a killed process left half-written."""
+    os.utime(folder)
+    for partial in folder.glob(f"*{_PARTIAL}"):
+        with suppress(FileNotFoundError):
+            if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
+                partial.unlink()
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+def _last_use(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

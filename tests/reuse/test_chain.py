@@ -1,0 +1,206 @@
+"""Values along the road are the same whether they are kept or computed."""
+
+from __future__ import annotations
+
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sft_mlflow.data.manifest import Sample
+from sft_mlflow.data.pixels import PixelSpec, pixels_of
+from sft_mlflow.data.scan import scan
+from sft_mlflow.errors import DataError
+from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Images, Road, Views
+from sft_mlflow.reuse.store import Store
+from sft_mlflow.sources.network import bare_network
+from sft_mlflow.sources.source_model import Architecture, Preprocessing
+from sft_mlflow.training.precision import Arithmetic
+
+CPU = torch.device("cpu")
+SIZE = 64
+FAMILIES = (
+    "resnet18",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "vit_b_16",
+    "swin_t",
+    "mobilenet_v3_small",
+    "densenet121",
+    "regnet_x_400mf",
+    "vgg11",
+)
+ALL = np.arange(6)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    folder = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for number in ALL:
+        pixels = generator.integers(0, 256, (72, 90, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    paths = sorted(folder.iterdir())
+    facts = scan(paths)
+    samples = tuple(Sample(p, "a", f.digest, "train") for p, f in zip(paths, facts, strict=True))
+    return Images(samples, np.zeros(len(samples), np.int64))
+
+
+def road_of(name: str, size: int = SIZE) -> Road:
+    torch.manual_seed(0)
+    network = bare_network(Architecture("torchvision", name), classes=3)
+    network.model.to(memory_format=torch.channels_last)
+    preprocessing = Preprocessing(size, "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    return Road(network, name, preprocessing, Arithmetic("float32", "cpu"), CPU)
+
+
+@pytest.fixture(scope="module")
+def small() -> Road:
+    return road_of("shufflenet_v2_x0_5")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", budget_bytes=10**10)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stored_and_live_activations_agree_at_every_cut(
+    family: str, images: Images, store: Store
+) -> None:
+    road = road_of(family, size=224 if family == "vit_b_16" else SIZE)
+    some = np.array([4, 1])
+    points = range(1, road.network.full_depth + 1)
+    live = Chain(images, road, AS_THEY_ARE, store, kept=())
+    # Kept at every point, each is computed from the one below and read again.
+    keeping = Chain(images, road, AS_THEY_ARE, store, kept=points)
+    list(keeping.fill([0], points[-1]))
+    reading = Chain(images, road, AS_THEY_ARE, store, kept=points)
+    for point in points:
+        assert not len(reading.absent(0, point))
+        stored, computed = reading.values(some, 0, point), live.values(some, 0, point)
+        if stored.ndim == 4:
+            assert stored.stride() == computed.stride()
+        assert torch.allclose(stored, computed, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_half_there_is_completed_in_order(
+    images: Images, small: Road, store: Store
+) -> None:
+    live = Chain(images, small, AS_THEY_ARE, store, kept=()).values(ALL, 0, 4)
+    chain = Chain(images, small, AS_THEY_ARE, store, kept=(4,))
+    chain.values(np.array([5, 2]), 0, 4)
+    chain.flush()
+    again = Chain(images, small, AS_THEY_ARE, store, kept=(4,))
+    assert again.absent(0, 4).tolist() == [0, 1, 3, 4]
+    assert torch.allclose(again.values(ALL, 0, 4), live, rtol=1e-5, atol=1e-5)
+
+
+def test_every_view_of_an_image_is_another_and_the_same_each_time(
+    images: Images, small: Road, store: Store
+) -> None:
+    views = Views("natural", seed=7)
+    chain = Chain(images, small, views, store, kept=(0, 4))
+    first, second = (chain.values(ALL, view, 4) for view in (1, 2))
+    assert not torch.allclose(first, second)
+    list(chain.fill([1, 2], 4))
+    live = Chain(images, small, views, store, kept=())
+    one = live.values(np.array([3]), 2, 4)
+    assert torch.allclose(one, second[3:4], rtol=1e-5, atol=1e-5)
+    read = Chain(images, small, views, store, kept=(4,))
+    assert not len(read.absent(2, 4))
+    assert torch.allclose(read.values(ALL, 2, 4), second, rtol=1e-5, atol=1e-5)
+
+
+def test_images_go_by_their_content_and_not_by_their_place(
+    images: Images, small: Road, store: Store
+) -> None:
+    list(Chain(images, small, AS_THEY_ARE, store, kept=(4,)).fill([0], 4))
+    turned = Images(images.samples[::-1], images.targets)
+    chain = Chain(turned, small, AS_THEY_ARE, store, kept=(4,))
+    assert not len(chain.absent(0, 4))
+    ahead = Chain(images, small, AS_THEY_ARE, store, kept=(4,)).values(ALL, 0, 4)
+    assert torch.equal(chain.values(ALL, 0, 4), ahead.flip(0))
+
+
+@pytest.mark.parametrize("change", ["source", "size", "precision", "policy", "seed"])
+def test_rows_of_other_making_are_not_taken(
+    change: str, images: Images, small: Road, store: Store
+) -> None:
+    views = Views("natural", seed=7)
+    list(Chain(images, small, views, store, kept=(4,)).fill([1], 4))
+    road = small
+    if change == "source":
+        road = replace(small, source_sha256="other")
+    elif change == "size":
+        road = replace(small, preprocessing=replace(small.preprocessing, size=32))
+    elif change == "precision":
+        road = replace(small, arithmetic=Arithmetic("bfloat16", "cpu"))
+    elif change == "policy":
+        views = Views("light", seed=7)
+    else:
+        views = Views("natural", seed=8)
+    assert len(Chain(images, road, views, store, kept=(4,)).absent(1, 4)) == len(ALL)
+
+
+def test_bfloat16_is_kept_as_it_is_computed(images: Images, small: Road, store: Store) -> None:
+    road = replace(small, arithmetic=Arithmetic("bfloat16", "cpu"))
+    list(Chain(images, road, AS_THEY_ARE, store, kept=(4,)).fill([0], 4))
+    stored = Chain(images, road, AS_THEY_ARE, store, kept=(4,)).values(ALL, 0, 4)
+    live = Chain(images, road, AS_THEY_ARE, store, kept=()).values(ALL, 0, 4)
+    assert stored.dtype == live.dtype == torch.bfloat16
+    assert torch.equal(stored, live)
+
+
+def test_a_file_that_changed_since_it_was_checked_is_refused(
+    images: Images, small: Road, store: Store, tmp_path: Path
+) -> None:
+    sample = images.samples[0]
+    other = tmp_path / "other.png"
+    Image.new("RGB", (20, 20)).save(other)
+    changed = Images((replace(sample, path=other),), np.zeros(1, np.int64))
+    chain = Chain(changed, small, AS_THEY_ARE, store, kept=(0,))
+    with pytest.raises(DataError, match="changed since it was checked"):
+        chain.values(np.array([0]), 0, 0)
+
+
+def test_a_point_says_what_a_row_of_it_takes(small: Road) -> None:
+    points = small.points()
+    assert points[0].nbytes == SIZE * SIZE * 3
+    assert points[-1].shape == (1024,)
+    assert points[-1].nbytes == 4096
+
+
+def test_pixels_are_decoded_once_and_then_read(
+    images: Images, small: Road, store: Store, tmp_path: Path
+) -> None:
+    told = list(Chain(images, small, AS_THEY_ARE, store, kept=(0,)).fill([0], 0))
+    assert told == [(6, 6)]
+    gone = Images(
+        tuple(replace(s, path=tmp_path / "gone.png") for s in images.samples), images.targets
+    )
+    read = Chain(gone, small, AS_THEY_ARE, store, kept=(0,)).values(ALL, 0, 0)
+    spec = PixelSpec(SIZE, "bilinear")
+    expected = np.stack([pixels_of(sample.path, spec) for sample in images.samples])
+    assert np.array_equal(read.numpy(), expected)
+
+
+def _fill(images: Images, folder: Path) -> int:
+    chain = Chain(images, road_of("shufflenet_v2_x0_5"), AS_THEY_ARE, Store(folder, 10**9), (4,))
+    return len(list(chain.fill([0], 4)))
+
+
+def test_two_processes_that_fill_the_same_do_not_do_the_work_twice(
+    images: Images, small: Road, store: Store
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(2) as pool:
+        steps = pool.starmap(_fill, [(images, store.folder)] * 2)
+    assert sorted(steps) == [0, 1]
+    live = Chain(images, small, AS_THEY_ARE, store, kept=()).values(ALL, 0, 4)
+    kept = Chain(images, small, AS_THEY_ARE, store, kept=(4,)).values(ALL, 0, 4)
+    assert torch.allclose(kept, live, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,68 @@
+"""The choice of where to start, on prices that are easy to reckon with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sft_mlflow.reuse import planner
+from sft_mlflow.reuse.planner import Choice, Need, Prices
+
+# Two stages of a millisecond each; a row of pixels has 100 bytes, of the cuts 1,000 and 10.
+PRICES = Prices(
+    decode=1e-3,
+    change=0.0,
+    stages=(1e-3, 1e-3),
+    nbytes=(100, 1000, 10),
+    read=1e-8,
+    write=1e-8,
+)
+NEED = Need(point=2, images=100, passes=10, views=1, changed=False)
+ROOM = 10**9
+
+
+def choose(need: Need, prices: Prices, absent: Callable[[int], int], room: int) -> Choice:
+    return planner.choose(need, prices, absent, room, range(need.point + 1))
+
+
+def test_what_is_read_often_is_kept_where_training_begins() -> None:
+    assert choose(NEED, PRICES, lambda point: 100, ROOM).start == 2
+
+
+def test_what_is_read_once_is_not_kept() -> None:
+    assert choose(replace(NEED, passes=1), PRICES, lambda point: 100, ROOM).start == 0
+
+
+def test_what_is_there_already_is_read_even_once() -> None:
+    there = {0: 100, 1: 100, 2: 0}
+    assert choose(replace(NEED, passes=1), PRICES, there.__getitem__, ROOM).start == 2
+
+
+def test_a_new_random_change_at_every_pass_is_computed_from_pixels() -> None:
+    fresh = replace(NEED, views=10, changed=True)
+    assert choose(fresh, PRICES, lambda point: 1000 if point else 100, ROOM).start == 0
+
+
+def test_a_cut_before_the_trained_part_is_kept_where_the_last_one_is_dear_to_read() -> None:
+    dear = replace(PRICES, nbytes=(100, 10, 10**7), stages=(1e-3, 1e-6))
+    assert choose(NEED, dear, lambda point: 100, 10**12).start == 1
+
+
+def test_without_room_nothing_is_kept() -> None:
+    assert choose(NEED, PRICES, lambda point: 100, 0).start == 0
+
+
+def test_with_room_for_some_rows_some_are_kept() -> None:
+    full = choose(NEED, PRICES, lambda point: 100, ROOM)
+    half = choose(NEED, PRICES, lambda point: 100, 500)
+    none = choose(NEED, PRICES, lambda point: 100, 0)
+    assert half.start == 2
+    assert full.seconds < half.seconds < none.seconds
+
+
+def test_the_prediction_is_the_sum_of_what_is_done() -> None:
+    found = choose(NEED, PRICES, lambda point: 100, ROOM)
+    decode, pixels, forward, write = 100 * 1e-3, 100 * 1e-6, 100 * 2e-3, 100 * 10e-8
+    reads = 1000 * 10e-8
+    assert found == Choice(2, found.seconds)
+    assert abs(found.seconds - (decode + pixels + forward + write + reads)) < 1e-9

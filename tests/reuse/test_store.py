@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sft_mlflow.reuse import store as stores
+from sft_mlflow.reuse.store import Shelf, Store, keys_of
+
+ADDRESS = {"point": 3}
+
+
+def made(store: Store, rows: int = 6, begin: int = 0, dtype: torch.dtype = torch.float32) -> Shelf:
+    """A shelf with rows that are told apart by their first value."""
+    shelf = store.shelf(ADDRESS)
+    numbers = torch.arange(begin, begin + rows).to(dtype)
+    shelf.put(keys_of(names(begin, rows)), numbers[:, None, None].expand(rows, 4, 5))
+    shelf.flush()
+    return shelf
+
+
+def names(begin: int, rows: int) -> list[str]:
+    return [f"image {number}" for number in range(begin, begin + rows)]
+
+
+def blocks(store: Store) -> list[Path]:
+    return sorted(store.folder.rglob("*.safetensors"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", budget_bytes=10**9)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16, torch.bfloat16])
+def test_rows_come_back_to_the_bit_in_the_order_that_is_asked_for(
+    dtype: torch.dtype, store: Store
+) -> None:
+    made(store, rows=6, dtype=dtype)
+    made(store, rows=6, begin=6, dtype=dtype)
+    order = [11, 0, 7, 3]
+    rows, found = store.shelf(ADDRESS).read(keys_of([f"image {n}" for n in order]))
+    assert found.all()
+    assert rows is not None
+    assert rows.dtype == dtype
+    assert rows.shape == (4, 4, 5)
+    assert rows[:, 0, 0].tolist() == order
+
+
+def test_what_is_absent_is_told_and_the_others_are_read(store: Store) -> None:
+    made(store)
+    rows, found = store.shelf(ADDRESS).read(keys_of(["image 4", "stranger", "image 1"]))
+    assert found.tolist() == [True, False, True]
+    assert rows is not None
+    assert rows[:, 0, 0].tolist() == [4, 1]
+    nothing, found = store.shelf({"point": 4}).read(keys_of(["image 4"]))
+    assert nothing is None
+    assert not found.any()
+
+
+def test_one_added_image_costs_one_row(store: Store) -> None:
+    shelf = made(store, rows=6)
+    assert np.flatnonzero(shelf.missing(keys_of(names(0, 7)))).tolist() == [6]
+
+
+def test_another_process_sees_rows_as_soon_as_their_block_is_written(store: Store) -> None:
+    reader = store.shelf(ADDRESS)
+    assert reader.missing(keys_of(names(0, 6))).all()
+    made(store)
+    assert not reader.missing(keys_of(names(0, 6))).any()
+
+
+@pytest.mark.parametrize("part", ["keys", "checksums", "rows", "header"])
+def test_a_damaged_row_is_absent_and_never_read(part: str, store: Store) -> None:
+    made(store)
+    [block] = blocks(store)
+    content = bytearray(block.read_bytes())
+    length = int.from_bytes(content[:8], "little")
+    at = {"header": 12, "rows": len(content) - 3}.get(part)
+    if at is None:
+        at = 8 + length + json.loads(content[8 : 8 + length])[part]["data_offsets"][0]
+    content[at] ^= 0xFF
+    block.write_bytes(content)
+    rows, found = store.shelf(ADDRESS).read(keys_of(names(0, 6)))
+    right = [n for n, here in enumerate(found) if here]
+    assert len(right) < 6
+    assert (rows is None) if not right else (rows is not None and rows[:, 0, 0].tolist() == right)
+
+
+def test_a_truncated_block_is_absent_and_can_be_made_again(store: Store) -> None:
+    made(store)
+    [block] = blocks(store)
+    block.write_bytes(block.read_bytes()[:-10])
+    assert store.shelf(ADDRESS).missing(keys_of(names(0, 6))).all()
+    rows, found = made(store).read(keys_of(names(0, 6)))
+    assert found.all()
+    assert rows is not None
+
+
+def test_a_block_that_goes_while_it_is_open_is_absent(store: Store) -> None:
+    shelf = made(store)
+    assert not shelf.missing(keys_of(names(0, 6))).any()
+    for block in blocks(store):
+        block.unlink()
+    rows, found = shelf.read(keys_of(names(0, 6)))
+    assert rows is None
+    assert not found.any()
+
+
+def test_the_budget_is_kept_by_removing_what_was_longest_of_no_use(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", budget_bytes=25_000)
+    for number in range(4):
+        shelf = store.shelf({"number": number})
+        shelf.put(keys_of(names(0, 10)), torch.zeros(10, 250))
+        shelf.flush()
+        used = sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file())
+        assert used <= 25_000
+        os.utime(shelf.folder, (number, number))
+    kept = [n for n in range(4) if not store.shelf({"number": n}).missing(keys_of(["image 0"]))[0]]
+    assert kept == [2, 3]
+
+
+def test_a_budget_too_small_for_a_block_keeps_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", budget_bytes=10)
+    shelf = made(store)
+    assert shelf.missing(keys_of(names(0, 6))).all()
+    assert blocks(store) == []
+
+
+def test_a_full_disk_ends_the_keeping_and_not_the_work(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stores, "_write", full)
+    shelf = made(store)
+    monkeypatch.undo()
+    assert shelf.missing(keys_of(names(0, 6))).all()
+    assert not list(store.folder.rglob("*.partial"))
+
+
+def test_a_fill_that_is_killed_leaves_whole_blocks_only(store: Store) -> None:
+    script = f"""
+import torch
+from pathlib import Path
+from sft_mlflow.reuse.store import Store, keys_of
+shelf = Store(Path({str(store.folder)!r}), 10**10).shelf({ADDRESS!r})
+number = 0
+while True:
+    shelf.put(keys_of([f"image {{number}}"]), torch.full((1, 2**20), float(number)))
+    number += 1
+    if number % 8 == 0:
+        shelf.flush()
+        print(number, flush=True)
+"""
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as filler:
+        assert filler.stdout is not None
+        assert filler.stdout.readline() == "8\n"
+        filler.kill()
+    rows, found = store.shelf(ADDRESS).read(keys_of(names(0, 64)))
+    right = np.flatnonzero(found)
+    assert len(right) >= 8
+    assert rows is not None
+    assert rows[:, 0].tolist() == right.tolist()
+
+
+def test_what_a_killed_process_left_half_written_is_swept_away(store: Store) -> None:
+    folder = made(store).folder
+    old, young = folder / "old.partial", folder / "young.partial"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    long_ago = time.time() - 2 * stores._ABANDONED_SECONDS
+    os.utime(old, (long_ago, long_ago))
+    store.shelf(ADDRESS)
+    assert not old.exists()
+    assert young.exists()
