@@ -150,9 +150,7 @@ def _prepared(
         batch_size=options.batch_size,
         class_weights=weights,
         metric=objective,
-        progress=lambda done, total: observer(
-            Progress("Images through the frozen network", done, total)
-        ),
+        progress=lambda done, total: observer(Progress("Computing features", done, total)),
     )
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps({**kept, uri: asdict(found)}, indent=2))
