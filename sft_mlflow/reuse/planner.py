@@ -137,10 +137,12 @@ def choose(
     room_bytes: int,
     starts: Iterable[int],
 ) -> Choice:
-    """The cheapest of the starts, of equals the earliest.
+    """The cheapest of the starts, of equals the earliest; the pixels where nothing is asked for.
 
     absent: number of rows that the store lacks at a point; room_bytes: that they may take.
     """
+    if need.passes == 0:
+        return Choice(0, 0.0)
     choices = [Choice(start, _seconds(start, need, prices, absent, room_bytes)) for start in starts]
     return min(choices, key=lambda choice: (choice.seconds, choice.start))
 

@@ -66,3 +66,8 @@ def test_the_prediction_is_the_sum_of_what_is_done() -> None:
     reads = 1000 * 10e-8
     assert found == Choice(2, found.seconds)
     assert abs(found.seconds - (decode + pixels + forward + write + reads)) < 1e-9
+
+
+def test_what_is_never_read_costs_nothing() -> None:
+    never = replace(NEED, passes=0, views=0, changed=True)
+    assert choose(never, PRICES, lambda point: 0, ROOM) == Choice(0, 0.0)
