@@ -89,7 +89,8 @@ def _create(client: MlflowClient, name: str, token: str, description: str) -> bo
     try:
         client.create_registered_model(name, tags={TOKEN: token}, description=description)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_ALREADY_EXISTS":
+        # The SQL store looks up whom the name was taken by, who may have given it up by then.
+        if error.error_code in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             return False
         raise TrackingError(f"{name}: the lock cannot be made ({error}).") from error
     return True

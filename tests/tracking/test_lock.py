@@ -4,6 +4,8 @@ import threading
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from sft_mlflow.tracking.lock import SUFFIX, LockLostError, promotion_lock
 
@@ -63,3 +65,19 @@ def test_who_lost_the_lock_learns_it_and_leaves_the_new_one(client: MlflowClient
         with pytest.raises(LockLostError):
             lock.verify()
     assert locks(client) == [lock.name]
+
+
+def test_a_lock_that_is_freed_while_it_is_asked_for_is_asked_for_again(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = client.create_registered_model
+    answers = iter([MlflowException("not found", RESOURCE_DOES_NOT_EXIST)])
+
+    def create_or_miss(*arguments: object, **named: object) -> object:
+        for error in answers:
+            raise error
+        return create(*arguments, **named)
+
+    monkeypatch.setattr(client, "create_registered_model", create_or_miss)
+    with promotion_lock(client, "freed", run_id="r", lease_seconds=0.4) as lock:
+        lock.verify()
