@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from datetime import datetime
+from pathlib import Path
 
 from sft_mlflow.commands import closing, opening, settling
 from sft_mlflow.commands.observer import Notice, Observer, Progress, StudyBegun, unobserved
@@ -68,7 +69,8 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
         for uri in options.source
     }
     loaded = _load(options, observer)
-    store = Store(home() / "cache", _cache_bytes(options.cache_gb))
+    cache = home() / "cache"
+    store = Store(cache, _cache_bytes(cache, options.cache_gb))
     material = Material(
         options.task, loaded.manifest, folder, device, fetched, store, options.reuse
     )
@@ -156,11 +158,10 @@ def _load(options: FinetuneOptions, observer: Observer) -> Loaded:
     return loaded
 
 
-def _cache_bytes(wanted_gb: float | None) -> int:
+def _cache_bytes(folder: Path, wanted_gb: float | None) -> int:
     """What the store may take: as wanted, or a share of the disk that is free or its own."""
     if wanted_gb is not None:
         return int(wanted_gb * 1e9)
-    folder = home() / "cache"
     folder.mkdir(parents=True, exist_ok=True)
     own = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return int(SHARE_OF_DISK * (shutil.disk_usage(folder).free + own))

@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -84,6 +85,11 @@ class Road:
     arithmetic: Arithmetic
     device: torch.device
 
+    @property
+    def pixel_spec(self) -> PixelSpec:
+        """How a file becomes the pixels that the road begins at."""
+        return PixelSpec(self.preprocessing.size, self.preprocessing.interpolation)
+
     def segment(self, begin: int, end: int) -> Callable[[Tensor], Tensor]:
         """The function from values at one point to those at a later one, without gradients."""
         run: nn.Module = self.network.segment(begin, end)
@@ -100,12 +106,12 @@ class Road:
 
         return function
 
-    def points(self) -> tuple[Point, ...]:
-        """What stands at each point, found by sending two grey images along the road."""
+    def points(self, end: int) -> tuple[Point, ...]:
+        """What stands at each point up to `end`, found by sending two grey images there."""
         size = self.preprocessing.size
         values = torch.full((2, size, size, 3), 127, dtype=torch.uint8)
         found = [Point((size, size, 3), torch.uint8, False)]
-        for stage in range(self.network.full_depth):
+        for stage in range(end):
             values = self.segment(stage, stage + 1)(values)
             channels_last = values.ndim == 4 and not values.is_contiguous()
             found.append(Point(tuple(values.shape[1:]), values.dtype, channels_last))
@@ -114,8 +120,7 @@ class Road:
     def address(self, point: int, views: Views) -> dict[str, object]:
         """What rows at a point depend on."""
         if point == 0:
-            spec = PixelSpec(self.preprocessing.size, self.preprocessing.interpolation)
-            return {"version": VERSION, "pixels": asdict(spec)}
+            return {"version": VERSION, "pixels": asdict(self.pixel_spec)}
         return {
             "version": VERSION,
             "torch": torch.__version__,
@@ -140,7 +145,6 @@ class Chain:
         self._views = views
         self._digests = [sample.digest for sample in images.samples]
         self._shelves = {p: store.shelf(road.address(p, views)) for p in sorted(kept)}
-        self._points = road.points() if max(kept, default=0) else ()
         self._segments: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
         # Spent so far on reading and computing values.
         self.seconds = 0.0
@@ -195,6 +199,11 @@ class Chain:
         for shelf in self._shelves.values():
             shelf.flush()
 
+    @cached_property
+    def _points(self) -> tuple[Point, ...]:
+        # No further than what is kept: later stages may train, and would count grey images.
+        return self._road.points(max(self._shelves))
+
     def _kept_pixels(self, rows: Rows) -> Tensor:
         # Pixels are kept as they are; changing them is cheap beside decoding.
         return self._through_store(rows, self._keys(rows, 0), 0, self._decode)
@@ -227,11 +236,12 @@ class Chain:
     def _run(self, rows: Rows, view: int, point: int) -> Tensor:
         """Values at a point, from the nearest kept one below."""
         below = max((p for p in self._shelves if p < point), default=0)
-        segment = self._segments.setdefault((below, point), self._road.segment(below, point))
-        return segment(self.values(rows, view, below))
+        if (below, point) not in self._segments:
+            self._segments[below, point] = self._road.segment(below, point)
+        return self._segments[below, point](self.values(rows, view, below))
 
     def _decode(self, rows: Rows) -> Tensor:
-        spec = PixelSpec(self._road.preprocessing.size, self._road.preprocessing.interpolation)
+        spec = self._road.pixel_spec
 
         def pixels(row: int) -> NDArray[np.uint8]:
             sample = self.images.samples[row]

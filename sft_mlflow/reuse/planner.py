@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def measure(road: Road, images: Images, views: Views, scratch: Path) -> Prices:
     scratch: a folder on the disk of the store, for rows that are written and read for measuring.
     """
     few = np.arange(min(SAMPLE_IMAGES, len(images.samples)))
-    points = road.points()
+    points = road.points(road.network.full_depth)
     store = Store(scratch, budget_bytes=2**40)
     live = Chain(images, road, views, store, kept=())
     decode = _seconds_of(lambda: live.values(few, 0, 0)) / len(few)
@@ -160,6 +160,8 @@ def planned_chain(
     """The chain that starts where it is cheapest, and the choice. reuse: else from pixels."""
     survey = Chain(images, road, views, store, kept=range(need.point + 1))
 
+    # Every start is compared with the pixels, and each answer asks for all images.
+    @cache
     def absent(point: int) -> int:
         if point and need.changed:
             # Views of earlier trials would be other ones, unless they had the same seed.

@@ -139,10 +139,9 @@ def _augmentation(epochs: int, keeps_class: bool) -> Augmentation:
 def _features(material: Material, road: Road, images: Images, progress: Progress) -> Features:
     """What the head reads of each image, kept for the trials."""
     point = road.network.full_depth
-    chain = Chain(
-        images, road, AS_THEY_ARE, material.store, kept={0, point if material.reuse else 0}
-    )
-    for done, total in chain.fill([0], point if material.reuse else 0):
+    kept = point if material.reuse else 0
+    chain = Chain(images, road, AS_THEY_ARE, material.store, kept={0, kept})
+    for done, total in chain.fill([0], kept):
         progress(done, total)
     return _gathered(chain, lambda rows: chain.values(rows, 0, point))
 

@@ -169,7 +169,7 @@ def test_a_file_that_changed_since_it_was_checked_is_refused(
 
 
 def test_a_point_says_what_a_row_of_it_takes(small: Road) -> None:
-    points = small.points()
+    points = small.points(small.network.full_depth)
     assert points[0].nbytes == SIZE * SIZE * 3
     assert points[-1].shape == (1024,)
     assert points[-1].nbytes == 4096
