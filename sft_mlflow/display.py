@@ -61,8 +61,10 @@ class _Words:
         recipe = event.recipe
         what = "linear probe" if recipe.is_probe else f"depth {recipe.depth}"
         rate = "" if recipe.lr is None else f", lr {recipe.lr:.2g}"
+        changed = recipe.views < recipe.epochs and recipe.augmentation != "none"
+        views = f", {recipe.views} views" if changed else ""
         again = f", attempt {event.attempt}" if event.attempt > 1 else ""
-        return f"trial {event.number}: {what}{rate}{again}"
+        return f"trial {event.number}: {what}{rate}{views}{again}"
 
     def road(self, number: int, event: RoadTravelled) -> str:
         start = "pixels" if event.stage is None else f"what {event.stage} gave, from the store"

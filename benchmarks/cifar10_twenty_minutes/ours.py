@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from arm import Outcome, Setting
+
+from benchmarks.cifar10_twenty_minutes.arm import Outcome, Setting
 
 NAME = "cifar10"
 

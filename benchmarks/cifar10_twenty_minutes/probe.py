@@ -11,14 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 import timm
 import torch
-from arm import Outcome, Setting
 from PIL import Image, ImageOps
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from source import MEAN, NETWORK, SIZE, STD, state_dict
 from torchvision.transforms import v2
+
+from benchmarks.cifar10_twenty_minutes.arm import Outcome, Setting
+from benchmarks.cifar10_twenty_minutes.source import MEAN, NETWORK, SIZE, STD, state_dict
 
 TRANSFORM = v2.Compose(
     [

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from arm import Outcome, Setting
 from fastai.vision.all import (
     Callback,
     CategoryBlock,
@@ -28,7 +27,16 @@ from fastai.vision.all import (
     set_seed,
     vision_learner,
 )
-from source import MEAN, NETWORK, SIZE, STD, bfloat16_is_faster, state_dict
+
+from benchmarks.cifar10_twenty_minutes.arm import Outcome, Setting
+from benchmarks.cifar10_twenty_minutes.source import (
+    MEAN,
+    NETWORK,
+    SIZE,
+    STD,
+    bfloat16_is_faster,
+    state_dict,
+)
 
 BATCH_SIZE = 32
 VALID_SHARE = 0.15

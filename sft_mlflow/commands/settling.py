@@ -11,7 +11,7 @@ from sft_mlflow.commands.observer import Notice, Observer, Progress
 from sft_mlflow.data.loading import Loaded
 from sft_mlflow.data.manifest import IMBALANCED, imbalance
 from sft_mlflow.errors import OptionsError
-from sft_mlflow.options import FinetuneOptions
+from sft_mlflow.options import FRESH, FinetuneOptions
 from sft_mlflow.search import study as studies
 from sft_mlflow.search.space import Space, ladder
 from sft_mlflow.search.study import Limits
@@ -70,12 +70,13 @@ def settle(
         probes=tuple(uri for uri, depths in ladders.items() if with_probe and 0 in depths),
         lr_min=options.lr_min,
         lr_max=options.lr_max,
+        views=_views(options),
     )
     return Settled(objective, reason, weights, prepared, space)
 
 
 def recipe_of(options: FinetuneOptions, settled: Settled, uri: str) -> Recipe:
-    """What all trials of that source share; each trial replaces depth and learning rate."""
+    """What all trials of that source share; each trial replaces depth, learning rate and views."""
     prepared = settled.prepared[uri]
     return Recipe(
         source=uri,
@@ -90,6 +91,8 @@ def recipe_of(options: FinetuneOptions, settled: Settled, uri: str) -> Recipe:
         label_smoothing=options.label_smoothing,
         class_weights=settled.class_weights,
         augmentation=prepared.augmentation,
+        views=1,
+        mixup=options.mixup,
         head_start=options.head_start,
         patience=options.patience or max(LEAST_PATIENCE, options.epochs // 2),
         precision=prepared.precision,
@@ -98,6 +101,12 @@ def recipe_of(options: FinetuneOptions, settled: Settled, uri: str) -> Recipe:
         # A random head begins as plain fine-tuning does, whose result are its last weights.
         averaging=AVERAGING if options.head_start == "probe" else 0.0,
     )
+
+
+def _views(options: FinetuneOptions) -> tuple[int, ...]:
+    """Numbers of views to search; more than there are epochs are as many as epochs."""
+    counts = (options.epochs if word == FRESH else int(word) for word in options.views)
+    return tuple(dict.fromkeys(min(count, options.epochs) for count in counts))
 
 
 def limits_of(options: FinetuneOptions, loaded: Loaded, settled: Settled, begun: float) -> Limits:

@@ -20,9 +20,9 @@ class TrialRow:
     """One trial as it ended.
 
     value: the objective on validation data, the better the larger; of a pruned trial the last one
-    reported; None where there is none. depth: stages that were trained, of full_depth; lr: None
-    for a probe, which has none. metrics: by their logged names (`valid/accuracy`); reason: why it
-    was pruned or failed.
+    reported; None where there is none. depth: stages that were trained, of full_depth; lr, views:
+    None for a probe, which has none. metrics: by their logged names (`valid/accuracy`); reason: why
+    it was pruned or failed.
     """
 
     number: int
@@ -32,6 +32,7 @@ class TrialRow:
     depth: int
     full_depth: int
     lr: float | None
+    views: int | None
     epochs_done: int
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -35,6 +36,8 @@ from sft_mlflow.training.recipe import Augmentation
 VERSION = 1
 # Images that are computed together where none are asked for in particular.
 FILL_BATCH = 64
+# Between two looks at what another process has filled.
+WAIT_SECONDS = 1.0
 
 Rows = NDArray[np.intp]
 
@@ -146,6 +149,7 @@ class Chain:
         self._digests = [sample.digest for sample in images.samples]
         self._shelves = {p: store.shelf(road.address(p, views)) for p in sorted(kept)}
         self._segments: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
+        self._keys_of_views: dict[int, Keys] = {}
         # Spent so far on reading and computing values.
         self.seconds = 0.0
 
@@ -166,33 +170,34 @@ class Chain:
             names = [self._digests[row] for row in rows]
             return augment(pixels, self._views.policy, (self._views.seed, view), names)
         return self._through_store(
-            rows, self._keys(rows, view), point, lambda some: self._run(some, view, point)
+            rows, self._keys(view)[rows], point, lambda some: self._run(some, view, point)
         )
 
     def absent(self, view: int, point: int) -> Rows:
         """The images that the store lacks in that view at a point that is kept."""
-        rows = np.arange(len(self._digests))
-        return np.flatnonzero(self._shelves[point].missing(self._keys(rows, view)))
+        return np.flatnonzero(self._shelves[point].missing(self._keys(view)))
 
-    def fill(self, views: Sequence[int], point: int) -> Iterator[tuple[int, int]]:
-        """Have all images in those views in the store at that point, as far as it has room.
+    def fill(self, point: int) -> Iterator[tuple[int, int]]:
+        """Have all images as they are in the store at that point, as far as it has room.
 
-        Yields (rows there, rows in all) as it gets on. Whoever stops it early finds the rest
-        computed when it is asked for.
+        Yields (rows there, rows in all) as it gets on, or as another process does. Whoever stops it
+        early finds the rest computed when it is asked for.
         """
-        with self._shelves[point].lock():
-            todo = [(view, self.absent(view, point)) for view in views]
-            total = len(views) * len(self._digests)
-            done = total - sum(len(rows) for _, rows in todo)
-            for view, rows in todo:
-                for start in range(0, len(rows), FILL_BATCH):
-                    some = rows[start : start + FILL_BATCH]
-                    begun = time.perf_counter()
-                    self.values(some, view, point)
-                    self.seconds += time.perf_counter() - begun
-                    done += len(some)
-                    yield done, total
+        total = len(self._digests)
+        lock = self._shelves[point].lock()
+        while not _acquired(lock):
+            yield total - len(self.absent(0, point)), total
+        try:
+            rows = self.absent(0, point)
+            for start in range(0, len(rows), FILL_BATCH):
+                some = rows[start : start + FILL_BATCH]
+                begun = time.perf_counter()
+                self.values(some, 0, point)
+                self.seconds += time.perf_counter() - begun
+                yield total - len(rows) + start + len(some), total
             self.flush()
+        finally:
+            lock.release()
 
     def flush(self) -> None:
         """Write what was computed and is to be kept."""
@@ -206,7 +211,7 @@ class Chain:
 
     def _kept_pixels(self, rows: Rows) -> Tensor:
         # Pixels are kept as they are; changing them is cheap beside decoding.
-        return self._through_store(rows, self._keys(rows, 0), 0, self._decode)
+        return self._through_store(rows, self._keys(0)[rows], 0, self._decode)
 
     def _through_store(
         self, rows: Rows, keys: Keys, point: int, make: Callable[[Rows], Tensor]
@@ -255,5 +260,16 @@ class Chain:
         decoded = ordered_map(pixels, rows.tolist(), ahead=4 * THREADS)
         return torch.from_numpy(np.stack(list(decoded)))
 
-    def _keys(self, rows: Rows, view: int) -> Keys:
-        return keys_of([f"{self._digests[row]} {view}" for row in rows])
+    def _keys(self, view: int) -> Keys:
+        """Of all images in that view: 16 bytes an image."""
+        if view not in self._keys_of_views:
+            self._keys_of_views[view] = keys_of([f"{digest} {view}" for digest in self._digests])
+        return self._keys_of_views[view]
+
+
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=WAIT_SECONDS)
+    except Timeout:
+        return False
+    return True

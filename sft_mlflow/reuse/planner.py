@@ -9,7 +9,7 @@ import shutil
 import statistics
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -25,19 +25,23 @@ from sft_mlflow.training.augmentation import augment
 SAMPLE_IMAGES = 16
 REPEATS = 3
 MEASURED_BYTES = 8 * 2**20
+# Among which the price of putting something into the store is divided.
+TRIALS_SERVED = 2
 
 
 @dataclass(frozen=True)
 class Prices:
     """What one image costs on this machine.
 
-    decode, change: seconds from file to pixels, and for a random change of pixels; stages: seconds
-    of each stage's forward pass; nbytes: bytes of a row at each point; read, write: seconds a byte
-    of the store.
+    decode, change, normalise: seconds from file to pixels, for a random change of pixels, and for
+    what a network that starts from pixels is given; stages: seconds of each stage's forward pass,
+    the first from pixels; nbytes: bytes of a row at each point; read, write: seconds a byte of the
+    store.
     """
 
     decode: float
     change: float
+    normalise: float
     stages: tuple[float, ...]
     nbytes: tuple[int, ...]
     read: float
@@ -51,30 +55,47 @@ class Prices:
         )
 
     def forward(self, begin: int, end: int) -> float:
-        """Seconds from one point to a later one."""
-        return sum(self.stages[begin:end])
+        """Seconds from one point to the same or a later one."""
+        return sum(self.stages[begin:end]) if end else self.normalise
+
+    def reading(self, point: int) -> float:
+        """Seconds to read a row at a point."""
+        return self.read * self.nbytes[point]
+
+    def writing(self, point: int) -> float:
+        """Seconds to write a row at a point."""
+        return self.write * self.nbytes[point]
 
 
 @dataclass(frozen=True)
 class Need:
     """What a trial asks of one side of the split.
 
-    point: where its trained part begins; images: on the side; passes: over all of them; views:
-    different ones among the passes; changed: whether views are random changes.
+    point: where its trained part begins; images: on the side; passes: over all of them; views: the
+    numbers of those that the passes take in turn.
     """
 
     point: int
     images: int
     passes: int
-    views: int
-    changed: bool
+    views: Sequence[int]
+
+    @property
+    def changed(self) -> bool:
+        """Whether its views are random changes."""
+        return any(self.views)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """start: the kept point that values are read from; seconds: predicted, for all passes."""
+    """Where values are read from.
+
+    start: the kept point; below: the point whose rows are all there already, from which those that
+    `start` lacks are made; seconds: predicted, for all passes of the trial.
+    """
 
     start: int
+    below: int
     seconds: float
 
 
@@ -89,6 +110,7 @@ def measure(road: Road, images: Images, views: Views, scratch: Path) -> Prices:
     live = Chain(images, road, views, store, kept=())
     decode = _seconds_of(lambda: live.values(few, 0, 0)) / len(few)
     pixels = live.values(few, 0, 0)
+    normalise = _seconds_of(partial(road.segment(0, 0), pixels)) / len(few)
     change = 0.0
     if views.policy != "none":
         names = [images.samples[row].digest for row in few]
@@ -114,6 +136,7 @@ def measure(road: Road, images: Images, views: Views, scratch: Path) -> Prices:
     return Prices(
         decode,
         change,
+        normalise,
         tuple(stages),
         tuple(point.nbytes for point in points),
         read / rows.nbytes,
@@ -139,12 +162,16 @@ def choose(
 ) -> Choice:
     """The cheapest of the starts, of equals the earliest; the pixels where nothing is asked for.
 
+    What is put into the store is for later trials too, which nobody can count beforehand (most are
+    pruned, and the sampler favours some depths): it is charged as if one more will read it.
+
     absent: number of rows that the store lacks at a point; room_bytes: that they may take.
     """
     if need.passes == 0:
-        return Choice(0, 0.0)
-    choices = [Choice(start, _seconds(start, need, prices, absent, room_bytes)) for start in starts]
-    return min(choices, key=lambda choice: (choice.seconds, choice.start))
+        return Choice(0, 0, 0.0)
+    costs = {start: _cost(start, need, prices, absent, room_bytes) for start in starts}
+    start = min(costs, key=lambda start: (costs[start].charged, start))
+    return Choice(start, _below(start, absent), costs[start].seconds)
 
 
 def planned_chain(
@@ -163,37 +190,55 @@ def planned_chain(
     # Every start is compared with the pixels, and each answer asks for all images.
     @cache
     def absent(point: int) -> int:
-        if point and need.changed:
-            # Views of earlier trials would be other ones, unless they had the same seed.
-            return need.images * need.views
-        return len(survey.absent(0, point))
+        # Pixels are kept as they are, whatever becomes of them.
+        return sum(len(survey.absent(view, point)) for view in (need.views if point else (0,)))
 
     starts = range(need.point + 1) if reuse else range(1)
     choice = choose(need, prices, absent, store.budget_bytes, starts)
-    return Chain(images, road, views, store, kept={0, choice.start}), choice
+    return Chain(images, road, views, store, kept={0, choice.below, choice.start}), choice
 
 
-def _seconds(
+@dataclass(frozen=True)
+class _Cost:
+    """Seconds of a trial. fill: to have in the store what it lacks; passes: all else."""
+
+    fill: float
+    passes: float
+
+    @property
+    def seconds(self) -> float:
+        return self.fill + self.passes
+
+    @property
+    def charged(self) -> float:
+        return self.fill / TRIALS_SERVED + self.passes
+
+
+def _cost(
     start: int, need: Need, prices: Prices, absent: Callable[[int], int], room_bytes: int
-) -> float:
+) -> _Cost:
     reads = need.images * need.passes
     change = prices.change if need.changed else 0.0
-    pixels = prices.read * prices.nbytes[0]
-    decode = prices.decode * min(absent(0), need.images)
-    live = pixels + change + prices.forward(0, need.point)
+    pixels = prices.reading(0) + change
+    decode = prices.decode * absent(0)
+    live = pixels + prices.forward(0, need.point)
     if start == 0:
-        return decode + reads * live
+        return _Cost(decode, reads * live)
     missing = absent(start)
     bytes_missing = missing * prices.nbytes[start]
     # Where not all rows have room, the others are computed at every pass.
     share = 1.0 if bytes_missing <= room_bytes else room_bytes / bytes_missing
-    kept_share = 1 - (missing / (need.images * need.views)) * (1 - share)
-    fill = (
-        missing
-        * share
-        * (pixels + change + prices.forward(0, start) + prices.write * prices.nbytes[start])
+    kept_share = 1 - (missing / (need.images * len(need.views))) * (1 - share)
+    below = _below(start, absent)
+    made = (prices.reading(below) if below else pixels) + prices.forward(below, start)
+    kept = prices.reading(start) + prices.forward(start, need.point)
+    return _Cost(
+        (decode if missing and not below else 0.0)
+        + missing * share * (made + prices.writing(start)),
+        reads * (kept_share * kept + (1 - kept_share) * live),
     )
-    kept = prices.read * prices.nbytes[start] + prices.forward(start, need.point)
-    return (
-        (decode if missing else 0.0) + fill + reads * (kept_share * kept + (1 - kept_share) * live)
-    )
+
+
+def _below(start: int, absent: Callable[[int], int]) -> int:
+    """The last point before `start` whose rows are all in the store; 0, the pixels, at worst."""
+    return next((point for point in range(start - 1, 0, -1) if not absent(point)), 0)

@@ -21,40 +21,49 @@ OPENING = 2 / 3
 
 @dataclass(frozen=True)
 class Plan:
-    """One point of the space. lr: None for the probe, which has no use for one."""
+    """One point of the space. The probe has no use for a learning rate, nor for views."""
 
     source: str
     depth: int
     lr: float | None
+    views: int | None
 
 
 @dataclass(frozen=True)
 class Space:
-    """ladders: for each source the depths to search; probes: sources whose probe is a trial."""
+    """ladders: for each source the depths to search; probes: sources whose probe is a trial.
+
+    views: numbers of views of the training images to search.
+    """
 
     ladders: Mapping[str, tuple[int, ...]]
     probes: tuple[str, ...]
     lr_min: float
     lr_max: float
+    views: tuple[int, ...]
 
     @property
     def points(self) -> float:
         """Number of different trials that there are: infinite where the learning rate varies."""
         rungs = sum(map(len, self.ladders.values()))
         varies = rungs > 0 and self.lr_min < self.lr_max
-        return math.inf if varies else len(self.probes) + rungs
+        return math.inf if varies else len(self.probes) + rungs * len(self.views)
 
     def suggest(self, trial: optuna.Trial) -> Plan:
         """The plan of a trial; each probe comes once, as an enqueued trial."""
         probed = trial.user_attrs.get(PROBE)
         if probed is not None:
-            return Plan(probed, 0, None)
+            return Plan(probed, 0, None, None)
         sources = [source for source, ladder in self.ladders.items() if ladder]
         source = sources[0]
         if len(sources) > 1:
             source = trial.suggest_categorical("source", sources)
         depth = trial.suggest_categorical(self._depth_name(source), self.ladders[source])
-        return Plan(source, depth, trial.suggest_float("lr", self.lr_min, self.lr_max, log=True))
+        lr = trial.suggest_float("lr", self.lr_min, self.lr_max, log=True)
+        views = self.views[0]
+        if len(self.views) > 1:
+            views = trial.suggest_categorical("views", self.views)
+        return Plan(source, depth, lr, views)
 
     def first(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Parameters and attributes of the trials to begin with.

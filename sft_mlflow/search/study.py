@@ -142,7 +142,7 @@ def run_study(
 ) -> Iterator[StudyEvent]:
     """Events of all trials until a limit is reached or the space is exhausted.
 
-    settings: for each source the recipe of its trials, whose depth and learning rate are replaced.
+    settings: for each source the recipe of its trials; depth, learning rate and views are replaced.
     """
     lanes = open_lanes(material, workers)
     running: dict[Lane, _Running] = {}
@@ -232,7 +232,7 @@ def _begin(
 ) -> _Running:
     plan = space.suggest(trial)
     folder = Path(trial.user_attrs.get(_FOLDER, material.folder / "trials" / f"{trial.number:04d}"))
-    recipe = replace(settings[plan.source], depth=plan.depth, lr=plan.lr)
+    recipe = replace(settings[plan.source], depth=plan.depth, lr=plan.lr, views=plan.views or 1)
     trial.set_user_attr(_PLAN, asdict(plan))
     trial.set_user_attr(_FOLDER, str(folder))
     started = TrialStarted(trial.number, recipe, folder, trial.user_attrs.get(_ATTEMPT, 1))

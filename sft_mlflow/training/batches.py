@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,14 +42,14 @@ class Batches(Protocol):
 class ChainBatches:
     """Batches from two chains; whether their values are read or computed, only those know.
 
-    point: of the road, where the trained part begins; fresh: whether every epoch sees each image
-    in another view.
+    point: of the road, where the trained part begins; views: of the training images, which the
+    epochs take in turn.
     """
 
     train: Chain
     valid: Chain
     point: int
-    fresh: bool
+    views: Sequence[int]
     batch_size: int
     seed: int
 
@@ -60,12 +60,15 @@ class ChainBatches:
         return full + (rest > 1 or full == 0)
 
     def training(self, epoch: int) -> Iterator[Batch]:
-        """Shuffled by (seed, epoch), each image in the view of the epoch."""
+        """Shuffled by (seed, epoch), the images in the view of the epoch."""
+        view = self.views[(epoch - 1) % len(self.views)]
         generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
         order = torch.randperm(len(self.train.images.targets), generator=generator).numpy()
         for step in range(self.steps):
             rows = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield self._batch(self.train, rows, epoch if self.fresh else 0)
+            yield self._batch(self.train, rows, view)
+        # Another epoch, or another trial, may take the same view.
+        self.train.flush()
 
     def validation(self) -> Iterator[Batch]:
         """In order, as they are."""

@@ -3,7 +3,7 @@
     freeze all but the last stages
     go on from the checkpoint, if there is one; else validate what the head starts from
     for every epoch:
-        for every batch: loss, gradient, clip, step, average of the weights
+        for every batch: mixup, loss, gradient, clip, step, average of the weights
         validate the average, save a checkpoint
         stop early where nothing improves
     load the best epoch
@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from sft_mlflow.errors import TrialError
 from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.tasks.base import Task
-from sft_mlflow.training import checkpoints, optimisers
+from sft_mlflow.training import checkpoints, mixup, optimisers
 from sft_mlflow.training.averaging import Average, copy
 from sft_mlflow.training.batches import Batches
 from sft_mlflow.training.checkpoints import Checkpoint
@@ -101,9 +102,10 @@ def fit(
         losses = []
         for step, batch in enumerate(batches.training(epoch) if epoch else (), start=1):
             with keyed(recipe.seed, "step", epoch, step):
+                mix = mixup.draw(recipe.mixup, len(batch.targets), device)
                 with arithmetic.autocast():
-                    outputs = suffix(batch.values)
-                loss = task.loss(outputs, batch.targets, settings)
+                    outputs = suffix(mix.blend(batch.values))
+                loss = mix.loss(partial(task.loss, outputs, settings=settings), batch.targets)
                 loss.backward()
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):

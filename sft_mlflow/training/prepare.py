@@ -141,7 +141,7 @@ def _features(material: Material, road: Road, images: Images, progress: Progress
     point = road.network.full_depth
     kept = point if material.reuse else 0
     chain = Chain(images, road, AS_THEY_ARE, material.store, kept={0, kept})
-    for done, total in chain.fill([0], kept):
+    for done, total in chain.fill(kept):
         progress(done, total)
     return _gathered(chain, lambda rows: chain.values(rows, 0, point))
 

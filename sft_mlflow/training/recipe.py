@@ -16,8 +16,10 @@ class Recipe:
     """How one trial is trained.
 
     depth: the last stages that train with the head; lr: peak learning rate of the head, None for a
-    probe; warmup: share of the steps over which it rises; averaging: share of the steps that the
-    average of the weights reaches back; clip: largest norm of the gradient.
+    probe; views: changed versions of each training image that the epochs take in turn; mixup:
+    alpha of the Beta distribution that blends the images of a batch, 0 for none; warmup: share of
+    the steps over which the learning rate rises; averaging: share of the steps that the average of
+    the weights reaches back; clip: largest norm of the gradient.
     """
 
     source: str
@@ -32,6 +34,8 @@ class Recipe:
     label_smoothing: float
     class_weights: tuple[float, ...] | None
     augmentation: Augmentation
+    views: int
+    mixup: float
     head_start: Literal["probe", "random"]
     patience: int
     precision: Precision
@@ -46,6 +50,13 @@ class Recipe:
     def is_probe(self) -> bool:
         """Whether the probe alone is the trial: there is nothing left to train."""
         return self.depth == 0 and self.head_start == "probe"
+
+    @property
+    def view_numbers(self) -> range:
+        """The views of the training images that its epochs take in turn; 0 are those unchanged."""
+        if self.augmentation == "none":
+            return range(1)
+        return range(1, min(self.views, self.epochs) + 1)
 
 
 @dataclass(frozen=True)

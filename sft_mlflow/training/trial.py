@@ -141,32 +141,34 @@ def _batches(
     road = Road(network, source.weights_sha256, preprocessing, arithmetic, material.device)
     # The validation side is judged in float32, as the model will be used.
     exact = replace(road, arithmetic=Arithmetic("float32", material.device.type))
-    fresh = recipe.augmentation != "none"
-    views = Views(recipe.augmentation, recipe.seed) if fresh else AS_THEY_ARE
+    changed = recipe.augmentation != "none"
+    views = Views(recipe.augmentation, recipe.seed) if changed else AS_THEY_ARE
     point = network.full_depth - recipe.depth
     epochs = 0 if recipe.is_probe else recipe.epochs
 
-    def planned(split: Split, one: Road, its_views: Views, passes: int) -> tuple[Chain, Choice]:
+    def planned(
+        split: Split, one: Road, its_views: Views, numbers: range, passes: int
+    ) -> tuple[Chain, Choice]:
         images = material.images(split)
-        changed = its_views != AS_THEY_ARE
-        need = Need(point, len(images.samples), passes, passes if changed else 1, changed)
+        need = Need(point, len(images.samples), passes, numbers)
         prices = material.prices(one, images, its_views)
         return planner.planned_chain(
             images, one, its_views, material.store, need, prices, reuse=material.reuse
         )
 
-    train, from_train = planned("train", road, views, epochs)
-    valid, from_valid = planned("valid", exact, AS_THEY_ARE, epochs + 1)
+    train, from_train = planned("train", road, views, recipe.view_numbers, epochs)
+    valid, from_valid = planned("valid", exact, AS_THEY_ARE, range(1), epochs + 1)
     stage = network.stages[from_train.start - 1].name if from_train.start else None
     chosen = RoadChosen(stage, from_train.seconds + from_valid.seconds)
     yield chosen
-    # Pixels of images that are seen in other views every time; nothing of what is never read.
-    starts = [(train, 0 if fresh else from_train.start)] if epochs else []
+    # Views come into the store as epochs take them: a trial that is pruned needs few. What is never
+    # read is not filled at all.
+    starts = [(train, 0 if changed else from_train.start)] if epochs else []
     for chain, start in [*starts, (valid, from_valid.start)]:
-        for done, total in chain.fill([0], start):
+        for done, total in chain.fill(start):
             if (yield StoreFilled(done, total)):
                 break
-    batches = ChainBatches(train, valid, point, fresh, recipe.batch_size, recipe.seed)
+    batches = ChainBatches(train, valid, point, recipe.view_numbers, recipe.batch_size, recipe.seed)
     return batches, chosen
 
 

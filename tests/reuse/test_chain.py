@@ -15,6 +15,7 @@ from sft_mlflow.data.manifest import Sample
 from sft_mlflow.data.pixels import PixelSpec, pixels_of
 from sft_mlflow.data.scan import scan
 from sft_mlflow.errors import DataError
+from sft_mlflow.reuse import chain as chains
 from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Images, Road, Views
 from sft_mlflow.reuse.store import Store
 from sft_mlflow.sources.network import bare_network
@@ -78,7 +79,7 @@ def test_stored_and_live_activations_agree_at_every_cut(
     live = Chain(images, road, AS_THEY_ARE, store, kept=())
     # Kept at every point, each is computed from the one below and read again.
     keeping = Chain(images, road, AS_THEY_ARE, store, kept=points)
-    list(keeping.fill([0], points[-1]))
+    list(keeping.fill(points[-1]))
     reading = Chain(images, road, AS_THEY_ARE, store, kept=points)
     for point in points:
         assert not len(reading.absent(0, point))
@@ -107,7 +108,7 @@ def test_every_view_of_an_image_is_another_and_the_same_each_time(
     chain = Chain(images, small, views, store, kept=(0, 4))
     first, second = (chain.values(ALL, view, 4) for view in (1, 2))
     assert not torch.allclose(first, second)
-    list(chain.fill([1, 2], 4))
+    chain.flush()
     live = Chain(images, small, views, store, kept=())
     one = live.values(np.array([3]), 2, 4)
     assert torch.allclose(one, second[3:4], rtol=1e-5, atol=1e-5)
@@ -119,7 +120,7 @@ def test_every_view_of_an_image_is_another_and_the_same_each_time(
 def test_images_go_by_their_content_and_not_by_their_place(
     images: Images, small: Road, store: Store
 ) -> None:
-    list(Chain(images, small, AS_THEY_ARE, store, kept=(4,)).fill([0], 4))
+    list(Chain(images, small, AS_THEY_ARE, store, kept=(4,)).fill(4))
     turned = Images(images.samples[::-1], images.targets)
     chain = Chain(turned, small, AS_THEY_ARE, store, kept=(4,))
     assert not len(chain.absent(0, 4))
@@ -132,7 +133,9 @@ def test_rows_of_other_making_are_not_taken(
     change: str, images: Images, small: Road, store: Store
 ) -> None:
     views = Views("natural", seed=7)
-    list(Chain(images, small, views, store, kept=(4,)).fill([1], 4))
+    chain = Chain(images, small, views, store, kept=(4,))
+    chain.values(ALL, 1, 4)
+    chain.flush()
     road = small
     if change == "source":
         road = replace(small, source_sha256="other")
@@ -149,7 +152,7 @@ def test_rows_of_other_making_are_not_taken(
 
 def test_bfloat16_is_kept_as_it_is_computed(images: Images, small: Road, store: Store) -> None:
     road = replace(small, arithmetic=Arithmetic("bfloat16", "cpu"))
-    list(Chain(images, road, AS_THEY_ARE, store, kept=(4,)).fill([0], 4))
+    list(Chain(images, road, AS_THEY_ARE, store, kept=(4,)).fill(4))
     stored = Chain(images, road, AS_THEY_ARE, store, kept=(4,)).values(ALL, 0, 4)
     live = Chain(images, road, AS_THEY_ARE, store, kept=()).values(ALL, 0, 4)
     assert stored.dtype == live.dtype == torch.bfloat16
@@ -178,7 +181,7 @@ def test_a_point_says_what_a_row_of_it_takes(small: Road) -> None:
 def test_pixels_are_decoded_once_and_then_read(
     images: Images, small: Road, store: Store, tmp_path: Path
 ) -> None:
-    told = list(Chain(images, small, AS_THEY_ARE, store, kept=(0,)).fill([0], 0))
+    told = list(Chain(images, small, AS_THEY_ARE, store, kept=(0,)).fill(0))
     assert told == [(6, 6)]
     gone = Images(
         tuple(replace(s, path=tmp_path / "gone.png") for s in images.samples), images.targets
@@ -191,7 +194,22 @@ def test_pixels_are_decoded_once_and_then_read(
 
 def _fill(images: Images, folder: Path) -> int:
     chain = Chain(images, road_of("shufflenet_v2_x0_5"), AS_THEY_ARE, Store(folder, 10**9), (4,))
-    return len(list(chain.fill([0], 4)))
+    return len(list(chain.fill(4)))
+
+
+def test_who_waits_for_another_that_fills_is_told_how_far_it_is(
+    images: Images, small: Road, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chains, "WAIT_SECONDS", 0.01)
+    filling = Chain(images, small, AS_THEY_ARE, store, kept=(4,))
+    waiting = Chain(images, small, AS_THEY_ARE, store, kept=(4,)).fill(4)
+    lock = store.shelf(small.address(4, AS_THEY_ARE)).lock()
+    with lock:
+        assert next(waiting) == (0, len(ALL))
+        filling.values(ALL[:2], 0, 4)
+        filling.flush()
+        assert next(waiting) == (2, len(ALL))
+    assert list(waiting) == [(len(ALL), len(ALL))]
 
 
 def test_two_processes_that_fill_the_same_do_not_do_the_work_twice(

@@ -20,30 +20,14 @@ from sft_mlflow.search.study import Limits
 from sft_mlflow.sources import model_folder
 from sft_mlflow.training.events import EpochEnded, StepEnded
 from sft_mlflow.training.prepare import prepare
-from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.training.trial import Material
+from tests import recipes
 
 SOURCE = "embedded://efficientnet_lite0"
-RECIPE = Recipe(
-    source=SOURCE,
-    depth=0,
-    lr=None,
-    epochs=2,
-    batch_size=16,
-    image_size=32,
-    optimizer="adamw",
-    weight_decay=0.02,
-    layer_decay=0.9,
-    label_smoothing=0.1,
-    class_weights=None,
-    augmentation="none",
-    head_start="probe",
-    patience=4,
-    precision="float32",
-    metric="accuracy",
-    seed=0,
+RECIPE = replace(
+    recipes.RECIPE, source=SOURCE, depth=0, lr=None, epochs=2, head_start="probe", averaging=0.0
 )
-SPACE = Space({SOURCE: (1,)}, (SOURCE,), lr_min=1e-4, lr_max=1e-3)
+SPACE = Space({SOURCE: (1,)}, (SOURCE,), lr_min=1e-4, lr_max=1e-3, views=(1,))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +94,7 @@ def test_the_probe_is_a_trial_without_epochs_whose_value_others_start_from(
 def test_a_loss_that_is_not_finite_fails_the_trial_and_not_the_study(
     make_material: Callable[[], Material], tmp_path: Path
 ) -> None:
-    space = Space({SOURCE: (18,)}, (SOURCE,), lr_min=1e30, lr_max=2e30)
+    space = Space({SOURCE: (18,)}, (SOURCE,), lr_min=1e30, lr_max=2e30, views=(1,))
     recipe = replace(RECIPE, optimizer="sgd")
     study = studies.open_study("s", storage(tmp_path), {}, seed=0, workers=1)
     studies.enqueue_first(study, space)
@@ -128,7 +112,7 @@ def test_a_loss_that_is_not_finite_fails_the_trial_and_not_the_study(
 def test_the_budget_ends_a_trial_within_an_epoch_and_keeps_its_best(
     make_material: Callable[[], Material], tmp_path: Path
 ) -> None:
-    space = Space({SOURCE: (1,)}, (), lr_min=1e-4, lr_max=1e-3)
+    space = Space({SOURCE: (1,)}, (), lr_min=1e-4, lr_max=1e-3, views=(1,))
     study = studies.open_study("s", storage(tmp_path), {}, seed=0, workers=1)
     studies.enqueue_first(study, space)
     deadline = time.monotonic() + 2

@@ -29,31 +29,12 @@ from sft_mlflow.training.fit import fit
 from sft_mlflow.training.precision import Arithmetic
 from sft_mlflow.training.probe import Features, Probe, fit_probe
 from sft_mlflow.training.recipe import Precision, Recipe
+from tests.recipes import RECIPE
 
 CPU = torch.device("cpu")
 CLASSES = ("0", "1", "2")
 PREPROCESSING = Preprocessing(32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 FLOAT32 = Arithmetic("float32", "cpu")
-RECIPE = Recipe(
-    source="torchvision://shufflenet_v2_x0_5/random",
-    depth=9,
-    lr=2e-3,
-    epochs=3,
-    batch_size=16,
-    image_size=32,
-    optimizer="adamw",
-    weight_decay=0.02,
-    layer_decay=0.9,
-    label_smoothing=0.1,
-    class_weights=None,
-    augmentation="none",
-    head_start="random",
-    patience=10,
-    precision="float32",
-    metric="accuracy",
-    seed=0,
-    averaging=0.2,
-)
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -110,7 +91,7 @@ class Digits:
             train=chain(self.train, recipe.precision),
             valid=chain(self.valid, "float32"),
             point=point,
-            fresh=recipe.augmentation != "none",
+            views=recipe.view_numbers,
             batch_size=recipe.batch_size,
             seed=recipe.seed,
         )

@@ -61,6 +61,21 @@ def test_a_rest_of_one_image_is_left_out_unless_it_is_all(
     assert [len(batch.targets) for batch in batches.training(1)] == sizes
 
 
+def test_epochs_take_the_views_in_turn(digits: Digits) -> None:
+    def shown(epoch: int, **changes: int) -> torch.Tensor:
+        recipe = replace(RECIPE, augmentation="natural", epochs=5, **changes)
+        batches = digits.batches(recipe).training(epoch)
+        pixels = torch.cat([pixels_of(batch.values) for batch in batches]).flatten(1)
+        # Each epoch has its own order.
+        return pixels[np.lexsort(pixels.numpy().T)]
+
+    assert torch.equal(shown(1, views=2), shown(3, views=2))
+    assert not torch.equal(shown(1, views=2), shown(2, views=2))
+    assert not torch.equal(shown(1, views=9), shown(3, views=9))
+    # More views than epochs are as many: the first epochs of both see the same.
+    assert torch.equal(shown(2, views=9), shown(2, views=2))
+
+
 @pytest.mark.parametrize("policy", ["none", "light", "natural"])
 def test_iterating_leaves_torchs_global_generator_where_it_was(
     policy: Augmentation, digits: Digits

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from sft_mlflow.data.manifest import Manifest, Sample, Split
 from sft_mlflow.data.scan import scan
 from sft_mlflow.reuse import planner
+from sft_mlflow.reuse.chain import Road
 from sft_mlflow.reuse.planner import Choice
 from sft_mlflow.reuse.store import Store
 from sft_mlflow.sources.model_folder import read_config, read_weights
@@ -113,8 +115,9 @@ def test_a_trial_that_reads_activations_learns_what_one_that_computes_them_learn
     material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial(replace(material, reuse=False), tmp_path / "live", depth=9)
+    material = replace(material, store=Store(tmp_path / "store", budget_bytes=10**9))
     # Which of the two is faster is not for a test to say.
-    monkeypatch.setattr(planner, "choose", lambda need, *rest: Choice(need.point, 0.0))
+    monkeypatch.setattr(planner, "choose", lambda need, *rest: Choice(need.point, 0, 0.0))
     events = list(run_trial(material, replace(RECIPE, epochs=1, depth=9), tmp_path / "stored"))
     assert isinstance(events[0], RoadChosen)
     assert events[0].stage is not None
@@ -126,3 +129,33 @@ def test_a_trial_that_reads_activations_learns_what_one_that_computes_them_learn
     )
     for stored in others:
         assert np.allclose(stored, live, rtol=1e-3, atol=1e-3)
+
+
+def test_a_trial_reads_the_views_that_an_earlier_one_has_kept(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "choose", lambda need, *rest: Choice(need.point, 0, 0.0))
+    material = replace(material, store=Store(tmp_path / "store", budget_bytes=10**9))
+    recipe = replace(RECIPE, depth=9, epochs=3, augmentation="natural", views=2, seed=3)
+    run: list[int] = []
+    segment = Road.segment
+
+    def counting(road: Road, begin: int, end: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        def function(values: torch.Tensor) -> torch.Tensor:
+            # Single stages run for the planner's measuring.
+            if end - begin > 1:
+                run.append(len(values))
+            return made(values)
+
+        made = segment(road, begin, end)
+        return function
+
+    monkeypatch.setattr(Road, "segment", counting)
+    list(run_trial(material, recipe, tmp_path / "first"))
+    # Each training image once for each of its two views, each validation image once.
+    assert sum(run) == 2 * 64 + 48
+    run.clear()
+    list(run_trial(material, recipe, tmp_path / "second"))
+    assert not run
+    first, second = (np.load(tmp_path / name / VALIDATION_OUTPUTS) for name in ("first", "second"))
+    assert np.allclose(first, second, rtol=1e-3, atol=1e-3)

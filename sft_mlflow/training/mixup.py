@@ -1,0 +1,39 @@
+"""Mixup: every image of a batch is blended with another one, and so is the loss.
+
+At the pixels it is that of Zhang et al. 2018 (arXiv 1710.09412); where training begins at a cut
+inside the network, their values are blended there (Verma et al. 2019, arXiv 1806.05236). So it
+works on what the store keeps, and asks for no new forward pass of frozen stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mix:
+    """share: of the image itself, in (0, 1]; partner: for each image the one it is blended with."""
+
+    share: float
+    partner: Tensor
+
+    def blend(self, values: Tensor) -> Tensor:
+        """Values (B, …) of the batch, each with its partner's."""
+        return values if self.share == 1 else values.lerp(values[self.partner], 1 - self.share)
+
+    def loss(self, of: Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:
+        """The mean loss, given what it is for targets (B,)."""
+        if self.share == 1:
+            return of(targets)
+        return self.share * of(targets) + (1 - self.share) * of(targets[self.partner])
+
+
+def draw(alpha: float, images: int, device: torch.device) -> Mix:
+    """A mix from torch's global generator. alpha: of the Beta distribution, 0 for no blending."""
+    partner = torch.randperm(images) if alpha else torch.arange(images)
+    share = float(torch.distributions.Beta(alpha, alpha).sample()) if alpha else 1.0
+    return Mix(share, partner.to(device))
