@@ -20,6 +20,7 @@ from sft_mlflow.training.optimisers import class_weights
 from sft_mlflow.training.prepare import Prepared, prepare
 from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.training.trial import Material
+from sft_mlflow.whole_file import whole_file
 
 DEFAULT_TRIALS = 12
 LEAST_PATIENCE = 4
@@ -161,9 +162,8 @@ def _prepared(
         metric=objective,
         progress=lambda done, total: observer(Progress("Computing features", done, total)),
     )
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({**kept, uri: asdict(found)}, indent=2))
-    partial.replace(path)
+    with whole_file(path) as beside:
+        beside.write_text(json.dumps({**kept, uri: asdict(found)}, indent=2))
     observer(
         Notice(
             f"  {found.image_size} px, {found.full_depth} stages, {found.precision}, "

@@ -18,6 +18,7 @@ from sft_mlflow.data.readers import Listing, read
 from sft_mlflow.data.scan import FileFacts, Progress, scan
 from sft_mlflow.data.splitting import assign
 from sft_mlflow.errors import DataError
+from sft_mlflow.whole_file import whole_file
 
 _SHOWN_BROKEN = 10
 
@@ -98,9 +99,8 @@ def save_manifest(manifest: Manifest, path: Path) -> None:
     ]
     table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata(metadata))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, partial)
-    partial.replace(path)
+    with whole_file(path) as beside:
+        pq.write_table(table, beside)
 
 
 def read_manifest(path: Path) -> Manifest:

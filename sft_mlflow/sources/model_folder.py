@@ -16,6 +16,7 @@ from torch import Tensor
 from sft_mlflow.errors import DataError
 from sft_mlflow.sources import weights
 from sft_mlflow.sources.source_model import Architecture, Preprocessing
+from sft_mlflow.whole_file import whole_file
 
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
@@ -43,9 +44,8 @@ def write(folder: Path, config: ModelConfig, state_dict: Mapping[str, Tensor]) -
     """Write both files; the config comes last, so that a folder that has it is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     weights.write_state_dict(state_dict, folder / WEIGHTS)
-    partial = folder / "config.partial"
-    partial.write_text(json.dumps({"format": FORMAT, **asdict(config)}, indent=2))
-    partial.replace(folder / CONFIG)
+    with whole_file(folder / CONFIG) as beside:
+        beside.write_text(json.dumps({"format": FORMAT, **asdict(config)}, indent=2))
 
 
 def is_model_folder(folder: Path) -> bool:

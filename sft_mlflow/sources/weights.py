@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sft_mlflow.errors import DataError
+from sft_mlflow.whole_file import whole_file
 
 # torch's reader of pickles raises whatever a stray or a missing byte leads to.
 _UNREADABLE = (
@@ -56,9 +57,9 @@ def write_state_dict(state_dict: Mapping[str, Tensor], path: Path) -> None:
 
     Tensors are copied, since safetensors refuses two names that share memory.
     """
-    partial = path.with_suffix(".partial")
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in state_dict.items()}, partial)
-    partial.replace(path)
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state_dict.items()}
+    with whole_file(path) as beside:
+        save_file(tensors, beside)
 
 
 def digest(state_dict: Mapping[str, Tensor]) -> str:

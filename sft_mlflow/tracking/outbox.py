@@ -30,6 +30,7 @@ from mlflow.protos.databricks_pb2 import (
 from requests import RequestException
 
 from sft_mlflow.errors import TrackingError
+from sft_mlflow.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
 
@@ -219,9 +220,8 @@ def _read_state(path: Path) -> Delivered:
 
 
 def _write_state(path: Path, state: Delivered) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(state.__dict__))
-    partial.replace(path)
+    with whole_file(path) as beside:
+        beside.write_text(json.dumps(state.__dict__))
 
 
 def now() -> int:

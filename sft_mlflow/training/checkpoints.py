@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sft_mlflow.training.events import EpochEnded
+from sft_mlflow.whole_file import whole_file
 
 LAST = "last.pt"
 BEST = "best.pt"
@@ -72,6 +73,5 @@ def remove(folder: Path) -> None:
 
 
 def _write(path: Path, value: object) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(value, partial)
-    partial.replace(path)
+    with whole_file(path) as beside:
+        torch.save(value, beside)

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from sft_mlflow.errors import DataError
+from sft_mlflow.whole_file import whole_file
 
 # Inverse strengths of the L2 penalty that are tried; features have unit variance.
 STRENGTHS = (0.001, 0.01, 0.1)
@@ -49,9 +50,8 @@ class Probe:
 
     def save(self, path: Path) -> None:
         """Write it as safetensors, at once."""
-        partial = path.with_suffix(".partial")
-        save_file({"weight": self.weight, "bias": self.bias}, partial)
-        partial.replace(path)
+        with whole_file(path) as beside:
+            save_file({"weight": self.weight, "bias": self.bias}, beside)
 
     @classmethod
     def load(cls, path: Path) -> Probe:

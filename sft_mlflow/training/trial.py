@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -34,6 +33,7 @@ from sft_mlflow.training.precision import Arithmetic
 from sft_mlflow.training.probe import Probe
 from sft_mlflow.training.randomness import keyed
 from sft_mlflow.training.recipe import Recipe
+from sft_mlflow.whole_file import whole_file
 
 MODEL = "model"
 VALIDATION_OUTPUTS = "validation.npy"
@@ -73,9 +73,8 @@ class Material:
         if path.exists():
             return Prices.from_dict(json.loads(path.read_text()))
         found = planner.measure(road, images, views, self.store.folder)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(asdict(found), indent=2))
-        partial.replace(path)
+        with whole_file(path) as beside:
+            beside.write_text(json.dumps(asdict(found), indent=2))
         return found
 
     def probe_path(self, uri: str, image_size: int) -> Path:
