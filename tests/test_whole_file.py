@@ -20,8 +20,13 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     path.write_text("old")
-    with pytest.raises(OSError, match="full"), whole_file(path) as beside:
-        beside.write_text("ne")
-        raise OSError("disk full")
+
+    def write() -> None:
+        with whole_file(path) as beside:
+            beside.write_text("ne")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

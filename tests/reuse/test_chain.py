@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from sft_mlflow.data.manifest import Sample
 from sft_mlflow.data.pixels import PixelSpec, pixels_of
@@ -21,6 +22,7 @@ from sft_mlflow.reuse.store import Store
 from sft_mlflow.sources.network import bare_network
 from sft_mlflow.sources.source_model import Architecture, Preprocessing
 from sft_mlflow.training.precision import Arithmetic
+from sft_mlflow.training.randomness import keyed
 
 CPU = torch.device("cpu")
 SIZE = 64
@@ -87,6 +89,33 @@ def test_stored_and_live_activations_agree_at_every_cut(
         if stored.ndim == 4:
             assert stored.stride() == computed.stride()
         assert torch.allclose(stored, computed, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_and_gradients_of_the_first_step_are_those_without_the_store(
+    family: str, images: Images, store: Store
+) -> None:
+    road = road_of(family, size=224 if family == "vit_b_16" else SIZE)
+    network = road.network
+    middle = network.full_depth // 2
+    network.freeze(network.full_depth - middle, statistics=False)
+    suffix = network.suffix(network.full_depth - middle)
+    list(Chain(images, road, AS_THEY_ARE, store, kept=(middle,)).fill(middle))
+
+    def first_step(kept: tuple[int, ...]) -> tuple[float, torch.Tensor]:
+        network.model.zero_grad()
+        chain = Chain(images, road, AS_THEY_ARE, store, kept=kept)
+        with keyed(0, "step"):
+            outputs = suffix(chain.inputs(ALL, 0, middle))
+        loss = F.cross_entropy(outputs, torch.from_numpy(ALL % 3))
+        loss.backward()
+        gradients = [p.grad.flatten() for p in network.model.parameters() if p.grad is not None]
+        return loss.item(), torch.cat(gradients)
+
+    live, of_live = first_step(())
+    stored, of_stored = first_step((middle,))
+    assert stored == pytest.approx(live, rel=1e-4)
+    assert (of_stored - of_live).norm() <= 1e-4 * of_live.norm()
 
 
 def test_what_is_half_there_is_completed_in_order(
