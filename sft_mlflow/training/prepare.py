@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ SMALLEST, STEP = 64, 32
 MIRROR_LOSS = 0.03
 # Seen this often, the images themselves are new enough, and changing them only slows learning.
 FEW_EPOCHS = 3
+# Features of more would fill the memory, and teach a linear probe of a thousand inputs no more.
+PROBE_IMAGES = 20_000
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def prepare(
         Arithmetic("float32", material.device.type),
         material.device,
     )
-    train, valid = (material.images(split) for split in ("train", "valid"))
+    train, valid = (at_most(PROBE_IMAGES, material.images(s)) for s in ("train", "valid"))
     prices = material.prices(road, train, AS_THEY_ARE)
     train_features, valid_features = (
         _features(material, road, images, progress) for images in (train, valid)
@@ -128,6 +131,23 @@ def prepare(
         mirrored_accuracy=mirrored_accuracy,
         seconds_an_image=prices.decode + prices.forward(0, network.full_depth),
     )
+
+
+def at_most(most: int, images: Images) -> Images:
+    """So many of the images, chosen by their digests: of each class its share, at least one."""
+    if len(images.samples) <= most:
+        return images
+    digests = np.array([sample.digest for sample in images.samples])
+    share = most / len(digests)
+    rows = np.concatenate(
+        [
+            of_class[np.argsort(digests[of_class])][: math.ceil(share * len(of_class))]
+            for index in np.unique(images.targets)
+            for of_class in [np.flatnonzero(images.targets == index)]
+        ]
+    )
+    rows.sort()
+    return Images(tuple(images.samples[row] for row in rows), images.targets[rows])
 
 
 def _augmentation(epochs: int, keeps_class: bool) -> Augmentation:
