@@ -50,7 +50,7 @@ def first_images(source: Path, folder: Path, wanted: Mapping[str, int]) -> Path:
 def threads(number: int) -> dict[str, str]:
     """Environment of a process with that many threads, which sleep soon when they wait."""
     counts = {f"{library}_NUM_THREADS": str(number) for library in ("OMP", "MKL", "OPENBLAS")}
-    return {**counts, "GOMP_SPINCOUNT": "30000"}
+    return {**counts, "GOMP_SPINCOUNT": "1000"}
 
 
 def description(threads: int) -> dict[str, object]:

@@ -34,11 +34,11 @@ INTERRUPTED = 130
 def main() -> None:
     """Entry point of the console script and of `python -m sft_mlflow`."""
     # Read when torch loads. Its threads spin while they wait for each other, which keeps whoever
-    # shares the machine from working, and then they wait for those: a training step on busy cores
-    # took fifty times as long. To spin for some microseconds and then sleep is as fast as spinning
-    # where the cores are idle (docs/performance.md). A policy that the user set stands.
+    # shares the machine from working, and then they wait for those. To spin for a moment and then
+    # sleep is about as fast where the cores are idle, and much faster where they are not
+    # (docs/performance.md). A policy that the user set stands.
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _interrupt)
     try:
@@ -98,14 +98,14 @@ def _metavar(annotation: Any) -> str:
         return "|".join(str(choice) for choice in get_args(annotation) if choice != "")
     if get_origin(annotation) in (Union, UnionType):
         return _metavar(get_args(annotation)[0])
-    return {int: "INTEGER", float: "NUMBER", bool: "on|off"}.get(annotation, "TEXT")
+    return {int: "INTEGER", float: "NUMBER", bool: "yes|no"}.get(annotation, "TEXT")
 
 
 def _default(value: object) -> str:
     if value in (None, "") or repr(value) == "PydanticUndefined":
         return ""
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-    return f" [default: {'off' if value is False else shown}]"
+    return f" [default: {('no', 'yes')[value] if isinstance(value, bool) else shown}]"
 
 
 # Commands are imported when they run: `--help` should not wait for torch.
@@ -118,7 +118,8 @@ def _finetune(options: FinetuneOptions) -> int:
     with display() as observer:
         done = finetune(options, observer)
     click.echo("\n".join(done.lines))
-    return 0 if done.report.best is not None else 1
+    registered = done.version is not None or options.register_ == "none"
+    return 0 if done.report.best is not None and registered else 1
 
 
 def _check(options: CheckOptions) -> int:
@@ -127,8 +128,11 @@ def _check(options: CheckOptions) -> int:
 
     with display() as observer:
         found = check(options, observer)
-    click.echo("\n".join(found.lines()))
-    return 0
+    click.echo("\n".join(found.report.lines()))
+    if found.unfit is None:
+        return 0
+    click.echo(f"error: {found.unfit}", err=True)
+    return 1
 
 
 def _promote(options: PromoteOptions) -> int:

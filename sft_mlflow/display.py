@@ -45,32 +45,37 @@ class _Words:
 
     def __init__(self) -> None:
         self._study: StudyBegun | None = None
-        self._best: tuple[float, int] | None = None
-        self._ended = 0
-        self._shown: dict[int, TrialStarted] = {}
+        self._depths: dict[int, int] = {}
+        # Value, minus depth and minus number: of equals the one that trains less, then the first.
+        self._best: tuple[float, int, int] | None = None
 
     def study(self, event: StudyBegun) -> str:
         self._study = event
-        wanted = (
-            "trials until the budget ends" if event.trials is None else f"{event.trials} trials"
-        )
-        return f"{wanted} of {'one epoch' if event.epochs == 1 else f'up to {event.epochs} epochs'}"
+        self._best = None
+        if event.best is not None:
+            value, depth, number = event.best
+            self._best = (value, -depth, -number)
+        epochs = "one epoch" if event.epochs == 1 else f"up to {event.epochs} epochs"
+        if event.trials is None:
+            return f"Trials of {epochs} until the budget ends"
+        return f"{event.trials} trials of {epochs}"
 
     def started(self, event: TrialStarted) -> str:
-        self._shown[event.number] = event
         recipe = event.recipe
+        self._depths[event.number] = recipe.depth
         what = "linear probe" if recipe.is_probe else f"depth {recipe.depth}"
         rate = "" if recipe.lr is None else f", lr {recipe.lr:.2g}"
-        changed = recipe.views < recipe.epochs and recipe.augmentation != "none"
-        views = f", {recipe.views} views" if changed else ""
+        several = recipe.augmentation != "none" and not recipe.is_probe
+        some = several and recipe.views < recipe.epochs
+        views = f", {recipe.views} view{'s' if recipe.views > 1 else ''}" if some else ""
         again = f", attempt {event.attempt}" if event.attempt > 1 else ""
         return f"trial {event.number}: {what}{rate}{views}{again}"
 
     def road(self, number: int, event: RoadTravelled) -> str:
-        start = "pixels" if event.stage is None else f"what {event.stage} gave, from the store"
+        begin = "pixels" if event.stage is None else f"what is kept of {event.stage}"
         return (
-            f"trial {number}: began at {start}; up to what it trained {event.seconds:.1f} s, "
-            f"predicted {event.predicted_seconds:.1f} s"
+            f"trial {number}: its inputs took {event.seconds:.1f} s, from {begin} on "
+            f"(predicted {event.predicted_seconds:.1f} s)"
         )
 
     def epoch(self, number: int, event: EpochEnded) -> str:
@@ -80,12 +85,9 @@ class _Words:
         return f"{said}, {self.remaining()}" if self.remaining() else said
 
     def ended(self, event: TrialEnded) -> str:
-        self._ended += 1
-        self._shown.pop(event.number, None)
         if event.state == "COMPLETE" and event.value is not None:
-            self._best = max(
-                self._best or (event.value, -event.number), (event.value, -event.number)
-            )
+            this = (event.value, -self._depths[event.number], -event.number)
+            self._best = this if self._best is None else max(self._best, this)
         value = "" if event.value is None else f", {self._objective} {event.value:.4f}"
         reason = f" ({event.reason})" if event.reason else ""
         return (
@@ -96,7 +98,7 @@ class _Words:
     def best(self) -> str:
         if self._best is None:
             return ""
-        return f"best {self._best[0]:.4f} in trial {-self._best[1]}"
+        return f"best {self._best[0]:.4f} in trial {-self._best[2]}"
 
     def remaining(self) -> str:
         if self._study is None or self._study.deadline is None:
@@ -152,7 +154,9 @@ class _Lines:
             line = f"trial {event.number}: epoch {step.epoch}, step {step.step} of {step.steps}"
         elif isinstance(event, TrialEvent) and isinstance(event.event, StoreFilled):
             filled = event.event
-            line = f"trial {event.number}: {filled.done} of {filled.total} rows in the store"
+            line = (
+                f"trial {event.number}: {filled.done} of {filled.total} images put into the store"
+            )
         if line is None or time.monotonic() - self._last < LINE_SECONDS:
             return None
         self._last = time.monotonic()
@@ -177,7 +181,7 @@ class _Bars:
                 self._hide(event.what)
         elif isinstance(event, StudyBegun):
             bars.console.print(words.study(event), markup=False)
-            self._show("study", "trials", 0, event.trials)
+            self._show("study", "trials", event.done, event.trials)
         elif isinstance(event, TrialStarted):
             total = None if event.recipe.is_probe else event.recipe.epochs
             self._show(f"trial {event.number}", words.started(event), 0, total)
@@ -203,7 +207,7 @@ class _Bars:
         elif isinstance(inner, EpochEnded):
             self._update(key, inner.epoch, self._words.epoch(event.number, inner))
         elif isinstance(inner, StoreFilled):
-            self._update(key, 0, f"{inner.done} of {inner.total} rows in the store")
+            self._update(key, 0, f"{inner.done} of {inner.total} images in the store")
         elif isinstance(inner, RoadTravelled):
             self._bars.console.print(self._words.road(event.number, inner), markup=False)
         parts = (self._words.best(), self._words.remaining())

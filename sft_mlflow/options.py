@@ -7,6 +7,7 @@ the name of its flag.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -42,16 +43,14 @@ def _automatic_is_none(value: object) -> object:
     return None if value in ("", "auto") else value
 
 
-def _count_or_fresh(value: str) -> str:
-    if value != FRESH and not (value.isdecimal() and int(value) > 0):
+def _counts_or_fresh(words: tuple[str, ...]) -> tuple[str, ...]:
+    if not words or not all(w == FRESH or (w.isdecimal() and int(w) > 0) for w in words):
         raise ValueError(f"take whole numbers from 1, or {FRESH}")
-    return value
+    return words
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
-Views = Annotated[
-    tuple[Annotated[str, AfterValidator(_count_or_fresh)], ...], BeforeValidator(_split)
-]
+Views = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_counts_or_fresh)]
 Whole = Annotated[int | None, BeforeValidator(_empty_is_none)]
 Number = Annotated[float | None, BeforeValidator(_empty_is_none)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -67,7 +66,10 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     def as_text(self) -> dict[str, str]:
-        """Every option as the text that would give it again on the command line."""
+        """Every option as the text that would give it again on the command line.
+
+        The password in a URL is `***`: this text is printed and logged.
+        """
         return {name: _as_text(value) for name, value in self.model_dump(by_alias=True).items()}
 
 
@@ -92,7 +94,10 @@ class FinetuneOptions(Options):
         None, ge=1, description="Trials of the study. Default: 12, or as many as the budget allows."
     )
     budget_minutes: Number = Field(
-        None, gt=0, description="Wall time for everything, evaluation and registration included."
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Wall time for everything, evaluation and registration included.",
     )
     lr_min: float = Field(1e-4, gt=0, le=10, description="Lowest learning rate of the search.")
     lr_max: float = Field(2e-3, gt=0, le=10, description="Highest learning rate of the search.")
@@ -127,7 +132,6 @@ class FinetuneOptions(Options):
     )
     views: Views = Field(
         (FRESH,),
-        min_length=1,
         description="Changed versions of each training image, which the epochs take in turn; "
         "several numbers are searched. Frozen stages run once for each: fewer cost less. "
         "fresh: another one in every epoch.",
@@ -162,6 +166,7 @@ class FinetuneOptions(Options):
     cache_gb: Number = Field(
         None,
         ge=0,
+        allow_inf_nan=False,
         description="Most disk for pixels and activations, shared by all studies. Default: a fifth "
         "of what is free.",
     )
@@ -176,7 +181,7 @@ class FinetuneOptions(Options):
     )
     study: str = Field(
         "",
-        pattern=r"^[\w.-]*$",
+        pattern=r"^(\w[\w.-]*)?$",
         max_length=100,
         description="Name of the study; the same name again goes on where it stopped.",
     )
@@ -299,6 +304,8 @@ def flag(name: str) -> str:
 
 def _problem(found: Mapping[str, Any]) -> str:
     message = str(found["msg"]).removeprefix("Value error, ")
+    if found["type"] == "string_pattern_mismatch":
+        message = "has characters that such a name cannot have; take letters, digits, - and _"
     if not found["loc"]:
         return message
     name = flag(str(found["loc"][0]))
@@ -312,4 +319,4 @@ def _problem(found: Mapping[str, Any]) -> str:
 def _as_text(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    return "" if value is None else str(value)
+    return "" if value is None else re.sub(r"(?<=://)([^/@:]*):[^/@]+@", r"\1:***@", str(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 # As the command line does, before torch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import shutil
 import socket

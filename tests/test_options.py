@@ -172,3 +172,20 @@ def test_options_cannot_be_changed() -> None:
 def test_every_option_has_a_description(command: type[Options], needed: dict[str, object]) -> None:
     assert all(field.description for field in command.model_fields.values())
     assert command.__doc__
+
+
+def test_a_password_is_neither_printed_nor_logged() -> None:
+    options = parse(FinetuneOptions, {"storage": "postgresql://user:secret@host:5432/optuna"})
+    assert options.as_text()["storage"] == "postgresql://user:***@host:5432/optuna"
+    assert options.storage == "postgresql://user:secret@host:5432/optuna"
+
+
+@pytest.mark.parametrize(
+    "given", [{"views": "0"}, {"views": ""}, {"study": ".."}, {"cache_gb": "inf"}]
+)
+def test_a_wrong_value_has_one_message(given: dict[str, str]) -> None:
+    with pytest.raises(OptionsError) as raised:
+        parse(FinetuneOptions, given)
+    [line] = str(raised.value).splitlines()
+    assert line.startswith(flag(next(iter(given))))
+    assert "pattern" not in line

@@ -7,20 +7,23 @@ from pathlib import Path
 
 from sft_mlflow.commands.observer import Observer, Progress, unobserved
 from sft_mlflow.commands.surroundings import home
-from sft_mlflow.data.checks import CheckReport
-from sft_mlflow.data.loading import load_manifest
+from sft_mlflow.data.loading import Surveyed, survey
 from sft_mlflow.options import CheckOptions
+from sft_mlflow.whole_file import whole_file
 
 
-def check(options: CheckOptions, observer: Observer = unobserved) -> CheckReport:
+def check(options: CheckOptions, observer: Observer = unobserved) -> Surveyed:
     """What there is to know about the data; as JSON too, where an output is given."""
-    loaded = load_manifest(
+    found = survey(
         options.data,
         seed=options.seed,
         cache=home() / "data",
         progress=lambda done, total: observer(Progress("Reading images", done, total)),
     )
     if options.output:
-        text = json.dumps({**loaded.report.to_dict(), "digest": loaded.manifest.digest}, indent=2)
-        Path(options.output).write_text(text)
-    return loaded.report
+        text = json.dumps({**found.report.to_dict(), "digest": found.manifest.digest}, indent=2)
+        output = Path(options.output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(output) as beside:
+            beside.write_text(text)
+    return found

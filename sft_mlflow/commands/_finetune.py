@@ -13,11 +13,21 @@ from pathlib import Path
 from sft_mlflow.commands import closing, opening, settling
 from sft_mlflow.commands.observer import Notice, Observer, Progress, StudyBegun, unobserved
 from sft_mlflow.commands.study_report import Ended
-from sft_mlflow.commands.surroundings import command_line, home, quieten_mlflow, short_name
+from sft_mlflow.commands.surroundings import (
+    command_line,
+    home,
+    leave_waiting_to_the_outbox,
+    quieten_mlflow,
+    short_name,
+)
 from sft_mlflow.data.loading import Loaded, load_manifest
+from sft_mlflow.errors import OptionsError
 from sft_mlflow.options import FinetuneOptions
-from sft_mlflow.reuse.store import Store
+from sft_mlflow.reuse.store import Store, size_bytes
 from sft_mlflow.search import study as studies
+from sft_mlflow.search.space import ladder
+from sft_mlflow.search.study import TRIALS
+from sft_mlflow.sources.network import network_from
 from sft_mlflow.sources.uri import is_tracked
 from sft_mlflow.tracking import connection, fetch, held_out
 from sft_mlflow.tracking.mirror import Mirror
@@ -51,6 +61,7 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
     """
     begun = time.monotonic()
     quieten_mlflow()
+    leave_waiting_to_the_outbox()
     client = connection.connect()
     device = pick_device(options.device)
     name = options.study or f"{short_name(options.data)}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -68,16 +79,27 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
         f"weights of {uri}": source_of(uri, fetched.get(uri)).weights_sha256
         for uri in options.source
     }
+    for uri in options.source:
+        staged = network_from(source_of(uri, fetched.get(uri)), classes=2)
+        ladder(options.depths, [stage.name for stage in staged.stages])
     loaded = _load(options, observer)
+    model_name = options.model_name or f"sft-{short_name(loaded.manifest.name)}"
+    options = options.model_copy(update={"model_name": model_name})
     cache = home() / "cache"
     store = Store(cache, _cache_bytes(cache, options.cache_gb))
     material = Material(
         options.task, loaded.manifest, folder, device, fetched, store, options.reuse
     )
+    storage = options.storage or f"sqlite:///{folder / 'study.db'}"
     with opening.alone(folder, name):
+        if (folder / TRIALS).exists() and not studies.is_known(name, storage):
+            raise OptionsError(
+                f"--study {name}: {folder} holds its trials, but the storage knows none. Give the "
+                f"--storage that it was begun with, or another name for a new study."
+            )
         study = studies.open_study(
             name,
-            options.storage or f"sqlite:///{folder / 'study.db'}",
+            storage,
             {**_decisive(options), "data": loaded.manifest.digest, **weights},
             options.seed,
             options.workers,
@@ -87,9 +109,14 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
             settled = settling.settle(options, loaded, material, observer)
             studies.enqueue_first(study, settled.space)
             if interrupted := studies.requeue_interrupted(study):
-                text = f"{len(interrupted)} interrupted trials go on from their checkpoints."
+                text = (
+                    f"Interrupted trials go on from their checkpoints, after what is queued: "
+                    f"{', '.join(map(str, interrupted))}"
+                )
                 observer(Notice(text))
             limits = settling.limits_of(options, loaded, settled, begun)
+            earlier = studies.rows(study)
+            before = closing.best_of(earlier)
             observer(
                 StudyBegun(
                     name,
@@ -97,13 +124,16 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
                     limits.trials if limits.trials < studies.MOST_TRIALS else None,
                     options.epochs,
                     limits.deadline,
+                    done=len(earlier),
+                    best=(before.value, before.plan.depth, before.number)
+                    if before is not None and before.value is not None
+                    else None,
                 )
             )
             ancestors = frozenset[str]().union(*map(held_out.trained_on, fetched.values()))
             leak = _leak(loaded, ancestors)
             if leak:
                 observer(Notice(f"warning: {leak}"))
-            before = closing.best_of(studies.rows(study))
             mirror = Mirror(
                 outbox,
                 loaded.manifest,
@@ -163,8 +193,7 @@ def _cache_bytes(folder: Path, wanted_gb: float | None) -> int:
     if wanted_gb is not None:
         return int(wanted_gb * 1e9)
     folder.mkdir(parents=True, exist_ok=True)
-    own = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return int(SHARE_OF_DISK * (shutil.disk_usage(folder).free + own))
+    return int(SHARE_OF_DISK * (shutil.disk_usage(folder).free + size_bytes(folder)))
 
 
 def _decisive(options: FinetuneOptions) -> dict[str, str]:

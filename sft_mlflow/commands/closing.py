@@ -11,7 +11,6 @@ from pathlib import Path
 from sft_mlflow.commands.observer import Notice, Observer
 from sft_mlflow.commands.settling import CLOSING_SECONDS
 from sft_mlflow.commands.study_report import Ended, Outcome, study_report, test_figures
-from sft_mlflow.commands.surroundings import short_name
 from sft_mlflow.data.manifest import Manifest
 from sft_mlflow.errors import TrackingError
 from sft_mlflow.report.html import render
@@ -23,6 +22,7 @@ from sft_mlflow.tracking import fetch, promotion, runs
 from sft_mlflow.tracking.mirror import key_of, model_tags
 from sft_mlflow.tracking.outbox import Outbox, now
 from sft_mlflow.training.trial import MODEL
+from sft_mlflow.whole_file import whole_file
 
 # A server that is away this long after the last trial is not waited for; nothing is lost.
 PATIENCE_SECONDS = 600.0
@@ -54,7 +54,7 @@ def close_study(
         observer(Notice(f"Testing trial {best.number}, the best on validation"))
         figures = test_figures(manifest, best.folder / MODEL, str(ended.device), ended.options.seed)
         _put_test(outbox, parent, best, figures)
-    model_name = ended.options.model_name or f"sft-{short_name(manifest.name)}"
+    model_name = ended.options.model_name
     if best is not None:
         for row in _to_register(ended, best):
             _register(outbox, model_name, row, manifest, study, is_best=row == best)
@@ -75,7 +75,8 @@ def close_study(
     report = study_report(ended, outcome)
     summary = tuple(summary_lines(report))
     path = ended.folder / "report.html"
-    path.write_text(render(report))
+    with whole_file(path) as beside:
+        beside.write_text(render(report))
     outbox.put(runs.files(parent.run_id, {"report.html": path}))
     note = "\n".join(f"    {line}" for line in summary)
     note = f"The whole story is in the artifact `report.html`.\n\n{note}"

@@ -27,14 +27,19 @@ class Progress:
 
 @dataclass(frozen=True)
 class StudyBegun:
-    """Trials follow. trials: in all, None if only the budget ends them; deadline: on the clock of
-    `time.monotonic`."""
+    """Trials follow.
+
+    trials: in all, None if only the budget ends them; deadline: on the clock of `time.monotonic`;
+    done: trials of earlier invocations; best: value, depth and number of the best among them.
+    """
 
     name: str
     objective: str
     trials: int | None
     epochs: int
     deadline: float | None
+    done: int
+    best: tuple[float, int, int] | None
 
 
 CommandEvent = Notice | Progress | StudyBegun | StudyEvent | ScoreEvent

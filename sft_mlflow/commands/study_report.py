@@ -81,10 +81,13 @@ def test_figures(manifest: Manifest, folder: Path, device: str, seed: int) -> Te
     raw = np.exp(temperature * np.log(np.clip(found, 1e-300, None)))
     before = raw / raw.sum(axis=1, keepdims=True)
     figures = {
-        name: Interval(
-            metric(found, truth), *metrics.bootstrap_interval(metric, found, truth, seed=seed)
-        )
-        for name, metric in (("accuracy", metrics.accuracy), ("macro_f1", metrics.macro_f1))
+        "accuracy": Interval(
+            metrics.accuracy(found, truth), *metrics.accuracy_interval(found, truth)
+        ),
+        "macro_f1": Interval(
+            metrics.macro_f1(found, truth),
+            *metrics.bootstrap_interval(metrics.macro_f1, found, truth, seed=seed),
+        ),
     }
     worst, typical = _pictures(manifest, samples, found, truth)
     return TestFigures(

@@ -24,12 +24,16 @@ def home() -> Path:
 
 
 def quieten_mlflow() -> None:
-    """Leave the waiting for a server to the outbox, and the screen to our own progress."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    """Leave the screen to our own progress."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def leave_waiting_to_the_outbox() -> None:
+    """Have MLflow's client give up soon: the outbox tries again, and holds up nobody."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 
 def under_mlflow_run() -> bool:
@@ -57,5 +61,5 @@ def short_name(data: str) -> str:
     stem = Path(data).stem if "/" in data or "\\" in data else data
     kept = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-").lower()
     if not kept:
-        raise DataError(f"--data {data!r}: no name for the study follows from it; give --study.")
+        raise DataError(f"--data {data!r}: no name follows from it; give --study and --model-name.")
     return kept

@@ -113,14 +113,16 @@ def check(listing: Listing, facts: Sequence[FileFacts], manifest: Manifest) -> C
 def _broken(facts: Sequence[FileFacts]) -> Iterator[Finding]:
     for fact in facts:
         if fact.problem is not None:
-            message = f"{fact.path}: {fact.problem.reason}; left out"
-            yield Finding("warning", fact.problem.kind, message, (str(fact.path),))
+            # A name that is not UTF-8 is shown by its escapes.
+            shown = str(fact.path).encode(errors="backslashreplace").decode()
+            message = f"{shown}: {fact.problem.reason}; left out"
+            yield Finding("warning", fact.problem.kind, message, (shown,))
 
 
 def _strays(listing: Listing) -> Iterator[Finding]:
-    if listing.strays:
-        message = f"{len(listing.strays)} images lie outside the class folders; not used"
-        yield Finding("warning", "stray", message, tuple(map(str, listing.strays)))
+    for path in listing.strays:
+        message = f"{path}: lies outside the class folders; not used"
+        yield Finding("warning", "stray", message, (str(path),))
 
 
 def _conflicts(listing: Listing, facts: Sequence[FileFacts]) -> Iterator[Finding]:

@@ -76,8 +76,13 @@ class BrokenImageError(DataError):
 
     def __init__(self, source: Path | None, kind: ProblemKind, reason: str) -> None:
         super().__init__(f"{source}: {reason}" if source else f"image: {reason}")
+        self.source = source
         self.kind: ProblemKind = kind
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[BrokenImageError], tuple[object, ...]]:
+        # An exception is pickled by its message, which is not what this one is made of.
+        return type(self), (self.source, self.kind, self.reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,21 @@ class BrokenFile:
 
 
 @dataclass(frozen=True)
+class Surveyed:
+    """What was listed and what is to be known about it, fit for training or not.
+
+    unfit: why it cannot be trained on, or None; shorter_side: the median over the images, in
+    pixels, 0 without any.
+    """
+
+    manifest: Manifest
+    report: CheckReport
+    broken: tuple[BrokenFile, ...]
+    shorter_side: float
+    unfit: str | None
+
+
+@dataclass(frozen=True)
 class Loaded:
     """A manifest that can be trained on, the report on it, and the files it had to do without.
 
@@ -62,7 +77,20 @@ def load_manifest(
     or downloaded; broken: leave such files out and list them, or make them an error; progress:
     called with (files read, files in all).
     Raises OptionsError for an unknown URI and DataError where fewer than two classes or an empty
-    side would be left.
+    side would be left, with what the check found.
+    """
+    found = survey(uri, seed=seed, cache=cache, progress=progress)
+    if found.broken and broken == "error":
+        raise DataError(_broken_message(found))
+    if found.unfit is not None:
+        raise DataError("\n".join((*found.report.lines(), found.unfit)))
+    return Loaded(found.manifest, found.report, found.broken, found.shorter_side)
+
+
+def survey(uri: str, *, seed: int, cache: Path, progress: Progress | None = None) -> Surveyed:
+    """All that can be said of the data before training, arguments as for `load_manifest`.
+
+    Raises OptionsError for an unknown URI and DataError where nothing or one class is listed.
     """
     listing = read(uri, cache=cache)
     facts = scan([entry.path for entry in listing.entries], progress=progress)
@@ -71,14 +99,17 @@ def load_manifest(
         for entry, fact in zip(listing.entries, facts, strict=True)
         if fact.problem is not None
     )
-    if files and broken == "error":
-        raise DataError(_broken_message(listing, files))
     samples = assign(listing, facts, seed=seed)
     classes = tuple(sorted({sample.label for sample in samples}))
     manifest = Manifest(listing.name, listing.uri, samples, classes)
-    _require_trainable(manifest, listing, facts, files)
-    shorter_side = median(min(fact.width, fact.height) for fact in facts if fact.problem is None)
-    return Loaded(manifest, check(listing, facts, manifest), files, shorter_side)
+    sides = [min(fact.width, fact.height) for fact in facts if fact.problem is None]
+    return Surveyed(
+        manifest=manifest,
+        report=check(listing, facts, manifest),
+        broken=files,
+        shorter_side=median(sides) if sides else 0,
+        unfit=_unfit(manifest, listing, facts, files),
+    )
 
 
 def save_manifest(manifest: Manifest, path: Path) -> None:
@@ -127,28 +158,29 @@ def read_manifest(path: Path) -> Manifest:
     )
 
 
-def _broken_message(listing: Listing, files: tuple[BrokenFile, ...]) -> str:
+def _broken_message(found: Surveyed) -> str:
+    files = found.broken
     shown = [f"  {file.path}: {file.reason}" for file in files[:_SHOWN_BROKEN]]
     if len(files) > _SHOWN_BROKEN:
         shown.append(f"  … and {len(files) - _SHOWN_BROKEN} more")
     return "\n".join(
         (
-            f"{listing.uri}: {len(files)} of {len(listing.entries)} files are broken:",
+            f"{found.manifest.uri}: {len(files)} of {found.report.files} files are broken:",
             *shown,
             "Repair or delete them, or let them be left out (broken=skip).",
         )
     )
 
 
-def _require_trainable(
+def _unfit(
     manifest: Manifest,
     listing: Listing,
     facts: tuple[FileFacts, ...],
     files: tuple[BrokenFile, ...],
-) -> None:
+) -> str | None:
     if len(manifest.classes) < 2:
         because = f" First broken file: {files[0].path}: {files[0].reason}." if files else ""
-        raise DataError(
+        return (
             f"{listing.uri}: of {len(listing.entries)} files in "
             f"{len({entry.label for entry in listing.entries})} classes, "
             f"{len(manifest.samples)} usable ones in {len(manifest.classes)} are left; "
@@ -156,12 +188,12 @@ def _require_trainable(
         )
     empty = [split for split in SPLITS if not manifest.side(split)]
     if not empty:
-        return
+        return None
     seed = covering_seed(listing, facts)
     remedy = "add images, or give a split with all three sides"
     if seed is not None:
         remedy = f"add images, give a split, or use seed={seed}, which leaves no side empty"
-    raise DataError(
+    return (
         f"{listing.uri}: no image is left on {' and '.join(empty)} "
         f"({len(manifest.samples)} usable images); {remedy}."
     )

@@ -69,6 +69,11 @@ def scan(paths: Sequence[Path], *, progress: Progress | None = None) -> tuple[Fi
 
 def _facts(path: Path) -> FileFacts:
     try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        # No manifest and no table could name it.
+        return FileFacts(path, "", 0, problem=Problem("unreadable", "its name is not UTF-8"))
+    try:
         data = read_bytes(path)
     except BrokenImageError as error:
         return FileFacts(path, "", 0, problem=Problem(error.kind, error.reason))

@@ -19,7 +19,7 @@ TrialState = Literal["COMPLETE", "PRUNED", "FAIL"]
 class TrialRow:
     """One trial as it ended.
 
-    value: the objective on validation data, the better the larger; of a pruned trial the last one
+    value: the objective on validation data, the better the larger; of a pruned trial the best one
     reported; None where there is none. depth: stages that were trained, of full_depth; lr, views:
     None for a probe, which has none. metrics: by their logged names (`valid/accuracy`); reason: why
     it was pruned or failed.
@@ -40,7 +40,7 @@ class TrialRow:
 
 
 class Interval(NamedTuple):
-    """A figure with its bootstrap interval of 95 %."""
+    """A figure with its interval of 95 %: Wilson's of the accuracy, bootstrap of macro F1."""
 
     value: float
     low: float

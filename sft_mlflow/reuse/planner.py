@@ -149,6 +149,9 @@ def _seconds_of(work: Callable[[], object]) -> float:
     for _ in range(REPEATS):
         start = time.perf_counter()
         work()
+        if torch.accelerator.is_available():
+            # Its kernels are only queued until then.
+            torch.accelerator.synchronize()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 

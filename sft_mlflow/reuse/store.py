@@ -64,7 +64,7 @@ class Store:
     def make_room(self, wanted: int, shelf: Path) -> bool:
         """Whether so many bytes fit, once other shelves that were longest of no use are gone."""
         folders = [folder for folder in self.folder.iterdir() if folder.is_dir()]
-        sizes = {folder: _size(folder) for folder in sorted(folders, key=_last_use)}
+        sizes = {folder: size_bytes(folder) for folder in sorted(folders, key=_last_use)}
         used = sum(sizes.values())
         for folder, size in sizes.items():
             if used + wanted <= self.budget_bytes:
@@ -286,18 +286,21 @@ def _checksum(key: NDArray[np.uint64], row: memoryview) -> int:
 
 def _sweep(folder: Path) -> None:
     """Note that the shelf is of use, and remove what a killed process left half-written."""
-    os.utime(folder)
+    with suppress(FileNotFoundError):
+        os.utime(folder)
     for partial in folder.glob(f"*{_PARTIAL}"):
         with suppress(FileNotFoundError):
             if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
                 partial.unlink()
 
 
-def _size(folder: Path) -> int:
+def size_bytes(folder: Path) -> int:
+    """Bytes of all files below the folder, while others may write and remove them."""
     total = 0
-    for path in folder.iterdir():
-        with suppress(FileNotFoundError):
-            total += path.stat().st_size
+    for below, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(below, name)).st_size
     return total
 
 

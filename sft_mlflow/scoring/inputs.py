@@ -65,7 +65,9 @@ class Inputs:
     def _class_of(self, path: Path) -> str | None:
         if self.label_depth is None:
             return None
-        return path.relative_to(self.root).parts[self.label_depth]
+        folders = path.relative_to(self.root).parts[:-1]
+        # An image beside the class folders has no class.
+        return folders[self.label_depth] if len(folders) > self.label_depth else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,8 @@ def find(uri: str, *, classes: Collection[str], split: Split | None = None) -> I
     """The inputs behind a URI.
 
     - A folder: every image file below it by its suffix, folders in the order of their names. If
-      it has class folders, that is, only folders at the top (or below train, valid, test ones)
-      and each named as one of the model's classes, their names are the labels; else there are
-      none.
+      each folder at the top (or below train, valid, test ones) is named as one of the model's
+      classes, their names are the labels of the images in them; else there are none.
     - A glob (`shots/2024-*/**/*.jpg`): every matching file, without labels.
     - A CSV, TSV or Parquet table: column `path`, relative to the table's folder, and, if any,
       `label`. A saved manifest is such a table: all its sides are scored, or the one that `split`
@@ -168,19 +169,14 @@ def _unknown(uri: str, place: Path) -> str:
 
 def _label_depth(root: Path, classes: Collection[str]) -> int | None:
     """0 where the folders at the top are classes, 1 where those below split folders are."""
-    folders, files = _listed(root)
-    if any(_is_image(name) for name in files):
-        return None
+    folders, _ = _listed(root)
     if folders and set(folders) <= set(classes):
         return 0
     if not folders or not all(name.lower() in SPLIT_WORDS for name in folders):
         return None
     below: set[str] = set()
     for name in folders:
-        names, loose = _listed(root / name)
-        if any(_is_image(file) for file in loose):
-            return None
-        below.update(names)
+        below.update(_listed(root / name)[0])
     return 1 if below and below <= set(classes) else None
 
 
@@ -253,4 +249,4 @@ def _table_rows(table: Path, split: Split | None) -> Iterator[InputImage]:
         if not path:
             raise DataError(f"{table}:{number}: no path. Fill it in or remove the row.")
         label = row.get("label", "").strip()
-        yield InputImage(table.parent / Path(path).expanduser(), label or None)
+        yield InputImage(table.parent / os.path.expanduser(path), label or None)

@@ -183,7 +183,7 @@ def _scored(
     if done != found.images:
         raise DataError(
             f"{inputs.uri}: {found.images} images were listed at the start and {done} at the end. "
-            "Start again, with overwrite, when it does not change any more."
+            "Start again, with --overwrite yes, when it does not change any more."
         )
     _publish(output, partial, parts, schema)
     seconds = time.perf_counter() - started
@@ -268,7 +268,7 @@ def _refuse_others(output: Path, partial: Path, job: dict[str, str], overwrite: 
     if output.exists() and not _is_output_of(output, job):
         raise OptionsError(
             f"output: {output} exists and is not the result of this job. Choose another output, "
-            "or say overwrite."
+            "or say --overwrite yes."
         )
     begun = _read_job(partial)
     if begun is not None and begun != job:
@@ -277,7 +277,7 @@ def _refuse_others(output: Path, partial: Path, job: dict[str, str], overwrite: 
             f"output: {partial} holds an unfinished job of another "
             f"{' and '.join(differing).replace('_', ' ')} "
             f"({begun.get('input')} scored by {begun.get('model_version')}). Finish it with the "
-            "command that began it, choose another output, or say overwrite to drop it."
+            "command that began it, choose another output, or say --overwrite yes to drop it."
         )
 
 

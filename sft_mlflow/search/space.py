@@ -79,7 +79,11 @@ class Space:
         for source, ladder in self.ladders.items():
             for depth in sorted(ladder, reverse=True):
                 chosen: dict[str, Any] = {self._depth_name(source): depth, "lr": opening}
-                plans.append(({**chosen, "source": source} if several else chosen, {}))
+                if several:
+                    chosen["source"] = source
+                # With nothing else to vary, every point comes once; else the sampler draws them.
+                each = [{"views": v} for v in self.views] if self.points < math.inf else [{}]
+                plans += [({**chosen, **one}, {}) for one in each]
         return plans
 
     def _depth_name(self, source: str) -> str:

@@ -31,6 +31,8 @@ PRUNE_BELOW_PERCENTILE = 75.0
 # A trial whose process dies again and again (out of memory) is given up.
 ATTEMPTS = 3
 MOST_TRIALS = 10_000
+# Folder of the trials' folders, below the study's.
+TRIALS = "trials"
 
 _FINGERPRINT = "fingerprint"
 _FOLDER = "folder"
@@ -113,6 +115,14 @@ def open_study(
             f"Take the same options, or another name for a new study."
         )
     return study
+
+
+def is_known(name: str, storage: str) -> bool:
+    """Whether the storage holds a study of that name. Raises TrackingError if it does not open."""
+    try:
+        return name in optuna.get_all_study_names(storage)
+    except optuna.exceptions.StorageInternalError as error:
+        raise TrackingError(f"--storage {storage}: cannot be opened ({error}).") from error
 
 
 def enqueue_first(study: optuna.Study, space: Space) -> None:
@@ -231,7 +241,7 @@ def _begin(
     lane: Lane,
 ) -> _Running:
     plan = space.suggest(trial)
-    folder = Path(trial.user_attrs.get(_FOLDER, material.folder / "trials" / f"{trial.number:04d}"))
+    folder = Path(trial.user_attrs.get(_FOLDER, material.folder / TRIALS / f"{trial.number:04d}"))
     recipe = replace(settings[plan.source], depth=plan.depth, lr=plan.lr, views=plan.views or 1)
     trial.set_user_attr(_PLAN, asdict(plan))
     trial.set_user_attr(_FOLDER, str(folder))

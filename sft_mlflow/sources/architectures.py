@@ -91,7 +91,8 @@ def names(library: Library) -> list[str]:
 def unknown(name: str, known: list[str], what: str) -> str:
     """The message for a name that is not known, with those that look most like it."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f" Nearest: {', '.join(near)}." if near else ""
+    shown = near or ([*known[:2], "…", known[-1]] if len(known) > 3 else known)
+    hint = f" {'Nearest' if near else 'There are'}: {', '.join(shown)}."
     return f"unknown {what} {name!r}.{hint}"
 
 

@@ -36,7 +36,7 @@ def load(uri: str) -> SourceModel:
         uri=uri,
         architecture=architecture,
         preprocessing=Preprocessing(
-            size=int(query.get("size", 224)),
+            size=_size(uri, query.get("size", "224")),
             interpolation="bilinear",
             mean=_triple(uri, query["mean"]) if "mean" in query else MEAN,
             std=_triple(uri, query["std"]) if "std" in query else STD,
@@ -69,7 +69,14 @@ def _classes(architecture: Architecture, state_dict: Mapping[str, Tensor]) -> tu
 
 def _triple(uri: str, text: str) -> tuple[float, float, float]:
     try:
-        red, green, blue = map(float, text.split(","))
+        # A comma would begin another source.
+        red, green, blue = map(float, text.split(":"))
     except ValueError:
-        raise OptionsError(f"--source {uri!r}: {text!r} is not three numbers (R,G,B).") from None
+        raise OptionsError(f"--source {uri!r}: {text!r} is not three numbers (R:G:B).") from None
     return red, green, blue
+
+
+def _size(uri: str, text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise OptionsError(f"--source {uri!r}: size={text} is no number of pixels.")
+    return int(text)

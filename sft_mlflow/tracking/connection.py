@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -18,8 +20,8 @@ def connect() -> MlflowClient:
     # The SQL registry looks up the source of a new version at the process's address, not at the
     # client's: said once, so that they are the same even if the environment changes.
     mlflow.set_tracking_uri(uri)
-    client = MlflowClient(tracking_uri=uri)
     try:
+        client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     except MlflowException as error:
         raise TrackingError(
@@ -34,5 +36,6 @@ def page_of_run(client: MlflowClient, experiment_id: str, run_id: str) -> str:
     path = f"/#/experiments/{experiment_id}/runs/{run_id}"
     if client.tracking_uri.startswith("http"):
         return f"{client.tracking_uri.rstrip('/')}{path}"
-    serve = f"mlflow server --port 5000 --backend-store-uri {client.tracking_uri}"
+    store = shlex.quote(client.tracking_uri)
+    serve = f"mlflow server --port 5000 --backend-store-uri {store}"
     return f"{serve}  # then open http://127.0.0.1:5000{path}"

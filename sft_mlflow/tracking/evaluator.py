@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -133,7 +134,7 @@ def _image_column(frame: pd.DataFrame) -> str:
 def _encoded(value: object) -> bytes:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
-    return read_bytes(Path(str(value)).expanduser())
+    return read_bytes(Path(os.path.expanduser(str(value))))
 
 
 def _read(output: Any) -> _Predicted:

@@ -29,7 +29,7 @@ from mlflow.protos.databricks_pb2 import (
 )
 from requests import RequestException
 
-from sft_mlflow.errors import TrackingError
+from sft_mlflow.errors import DataError, TrackingError
 from sft_mlflow.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
@@ -56,6 +56,11 @@ Message = Mapping[str, Any]
 
 class UnknownKeyError(TrackingError):
     """A message speaks of something that the server refused to make."""
+
+
+# What a delivery may end in without being a bug: the server's refusals and absences, and files
+# that are gone.
+_EXPECTED = (MlflowException, RequestException, OSError, UnknownKeyError, DataError)
 
 
 @dataclass
@@ -161,7 +166,13 @@ class Outbox:
                 message = self._queue[0]
             try:
                 learnt = self._deliver(message, self.ids, again)
-            except (MlflowException, RequestException, OSError, UnknownKeyError) as error:
+            except (
+                MlflowException,
+                RequestException,
+                OSError,
+                UnknownKeyError,
+                DataError,
+            ) as error:
                 if _is_lasting(error):
                     _log.warning("MLflow refused %s: %s", message["kind"], error)
                     self._advance({}, f"{message['kind']}: {error}")
@@ -191,7 +202,7 @@ class Outbox:
 
 def _is_lasting(error: Exception) -> bool:
     """Whether trying again cannot help."""
-    if isinstance(error, FileNotFoundError | UnknownKeyError):
+    if isinstance(error, FileNotFoundError | UnknownKeyError | DataError):
         return True
     if not isinstance(error, MlflowException):
         return False

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,15 @@ def single(
     except KeyboardInterrupt:
         status = "KILLED"
         raise
+    except MlflowException as error:
+        raise TrackingError(
+            f"{client.tracking_uri}: does not answer any more ({str(error).splitlines()[0]}). "
+            f"What was done is kept; the same command goes on."
+        ) from error
     finally:
-        client.set_terminated(parent.run_id, status)
+        # A server that is away already has its error; another one would hide it.
+        with suppress(*([] if status == "FINISHED" else [MlflowException])):
+            client.set_terminated(parent.run_id, status)
 
 
 def log_scored_input(client: MlflowClient, run_id: str, uri: str, digest: str) -> None:
@@ -300,7 +308,8 @@ class Delivery:
         if logged is None:
             logged = self._client.create_logged_model(
                 self._experiment_id,
-                name=message["name"],
+                # What MLflow allows as the name of a logged model.
+                name=re.sub(r"[/:.%\"']", "-", message["name"]),
                 source_run_id=run_id,
                 tags=message["tags"],
                 params=message["params"],
@@ -389,7 +398,8 @@ def adopt(client: MlflowClient, folder: Path, parent: ParentRun) -> None:
         # Found by their tag: the last one may have been made and not been noted. What a user has
         # deleted is not among them.
         query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{earlier}'"
-        for child in client.search_runs([client.get_run(earlier).info.experiment_id], query):
+        experiment = client.get_run(earlier).info.experiment_id
+        for child in _all_runs(client, experiment, query):
             client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, parent.run_id)
             _end_if_running(client, child.info.run_id, "FAILED")
         before = client.get_run(earlier).info
@@ -402,6 +412,18 @@ def adopt(client: MlflowClient, folder: Path, parent: ParentRun) -> None:
             f"{client.tracking_uri}: the runs of the interrupted study cannot be taken over "
             f"({str(error).splitlines()[0]}). Is it the server that the study was begun on?"
         ) from error
+
+
+def _all_runs(client: MlflowClient, experiment_id: str, query: str) -> list[Any]:
+    """Every run that the query finds; the server gives them page by page."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], query, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def _end_if_running(client: MlflowClient, run_id: str, status: str) -> None:

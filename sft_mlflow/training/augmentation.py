@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 
 from sft_mlflow.training.randomness import keyed
 from sft_mlflow.training.recipe import Augmentation
+from sft_mlflow.training.threads import one_thread
 
 # Small, because few images and few epochs need little of it; no mirroring, since digits, letters
 # and left hands do not survive it.
@@ -32,12 +33,13 @@ def augment(
     if policy == "none":
         return pixels
     transform = _LIGHT if policy == "light" else _natural(pixels.shape[1])
-    images = pixels.permute(0, 3, 1, 2)
+    images = pixels.permute(0, 3, 1, 2).contiguous()
     changed = []
-    for image, name in zip(images, names, strict=True):
-        with keyed(*key, name):
-            changed.append(transform(image))
-    return torch.stack(changed).permute(0, 2, 3, 1)
+    with one_thread():
+        for image, name in zip(images, names, strict=True):
+            with keyed(*key, name):
+                changed.append(transform(image))
+        return torch.stack(changed).permute(0, 2, 3, 1)
 
 
 def _natural(size: int) -> v2.Transform:

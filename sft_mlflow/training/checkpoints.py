@@ -53,7 +53,7 @@ def load(folder: Path) -> Checkpoint | None:
     path = folder / LAST
     if not path.exists():
         return None
-    saved = torch.load(path, weights_only=True)
+    saved = torch.load(path, map_location="cpu", weights_only=True)
     history = tuple(EpochEnded(**epoch) for epoch in saved["history"])
     return Checkpoint(
         saved["tensors"], saved["average"], saved["optimizer"], saved["schedule"], history
@@ -62,7 +62,7 @@ def load(folder: Path) -> Checkpoint | None:
 
 def best_tensors(folder: Path) -> dict[str, Tensor]:
     """Averaged tensors of the best epoch so far."""
-    tensors: dict[str, Tensor] = torch.load(folder / BEST, weights_only=True)
+    tensors: dict[str, Tensor] = torch.load(folder / BEST, map_location="cpu", weights_only=True)
     return tensors
 
 

@@ -36,6 +36,7 @@ from sft_mlflow.training.events import EpochEnded, FitEnded, FitEvent, FitStarte
 from sft_mlflow.training.precision import Arithmetic
 from sft_mlflow.training.randomness import keyed
 from sft_mlflow.training.recipe import LossSettings, Recipe
+from sft_mlflow.training.threads import one_thread
 
 
 def fit(
@@ -62,6 +63,7 @@ def fit(
     suffix = network.suffix(recipe.depth)
     trained = _trained_tensors(network, recipe.depth)
     stages = network.parameters_by_stage(recipe.depth)
+    parameters = [parameter for stage in stages for parameter in stage]
     steps = batches.steps
     # A probe has no learning rate, and no epochs that would use one.
     optimizer = optimisers.optimiser(stages, recipe, recipe.lr or 0.0)
@@ -83,11 +85,11 @@ def fit(
         trained, recipe.averaging * steps * recipe.epochs, updates=max(0, len(history) - 1) * steps
     )
     if saved is not None:
-        average.values.update(saved.average)
+        copy(saved.average, average.values)
     stopped = yield FitStarted(
         epochs=epochs,
         steps=steps,
-        trainable=sum(p.numel() for stage in stages for p in stage),
+        trainable=sum(parameter.numel() for parameter in parameters),
         resumed=max(0, len(history) - 1),
     )
     # The epochs of an interrupted attempt once more.
@@ -113,13 +115,12 @@ def fit(
                     f"the loss became {losses[-1]} at epoch {epoch}, step {step}, with learning "
                     f"rate {recipe.lr:g}. Lower --lr-max."
                 )
-            nn.utils.clip_grad_norm_(
-                [p for stage in stages for p in stage], recipe.clip, foreach=True
-            )
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            average.update()
+            with one_thread():
+                nn.utils.clip_grad_norm_(parameters, recipe.clip, foreach=True)
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()
+                average.update()
             stopped = yield StepEnded(epoch, step, steps)
             if stopped:
                 break

@@ -29,8 +29,8 @@ def optimiser(stages: list[list[nn.Parameter]], recipe: Recipe, lr: float) -> to
                 rate = lr * recipe.layer_decay**distance
                 groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum)
-    return torch.optim.AdamW(groups, lr=lr)
+        return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
 def schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -> LambdaLR:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.conftest import FinishedStudy
+from tests.conftest import SMALL, FinishedStudy
 
 
 def children(client: MlflowClient, parent: Run) -> list[Run]:
@@ -194,6 +195,12 @@ def test_a_refused_command_leaves_the_tracking_store_as_it_was(
     data = ("--data", str(finished_study.data))
     finished_study.run("finetune", "--study", "fields", *data, "--epochs", "3", code=2)
     finished_study.run("finetune", "--study", "new", *data, "--source", "embedded://x", code=2)
+    said = finished_study.run("finetune", "--study", "new", *data, "--depths", "layer4.0", code=2)
+    assert "stem" in said
+    assert "conv_head" in said
+    other = ("--storage", f"sqlite:///{finished_study.run.folder / 'other.db'}")
+    said = finished_study.run("finetune", "--study", "fields", *data, *other, code=2)
+    assert "--storage" in said
     after = client.search_runs([parent.info.experiment_id])
     assert [run.to_dictionary() for run in after] == [run.to_dictionary() for run in before]
     assert not (finished_study.run.home / "studies" / "new").exists()
@@ -206,3 +213,13 @@ def test_the_check_writes_its_findings_as_json(
     said = finished_study.run("check", "--data", str(finished_study.data), "--output", str(output))
     assert "72 files, 3 classes" in said
     assert json.loads(output.read_text())["files"] == 72
+
+
+def test_a_dot_in_the_name_of_the_data_loses_no_model(
+    finished_study: FinishedStudy, client: MlflowClient
+) -> None:
+    data = finished_study.data.with_name("fields.v2")
+    shutil.copytree(finished_study.data, data)
+    job = ("--study", "dotted", "--model-name", "dotted", "--depths", "0", *SMALL)
+    finished_study.run("finetune", "--data", str(data), *job)
+    assert client.get_model_version_by_alias("dotted", "challenger").version == "1"

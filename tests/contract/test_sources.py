@@ -217,7 +217,7 @@ def test_a_file_without_its_architecture_says_how_to_name_it(caches: Prepared) -
 
 def test_a_files_size_mean_and_std_are_its_own(caches: Prepared) -> None:
     path = caches.root / "weights.safetensors"
-    settings = f"arch={SMALL}&size=96&mean=0.5,0.4,0.3&std=0.2,0.2,0.2"
+    settings = f"arch={SMALL}&size=96&mean=0.5:0.4:0.3&std=0.2:0.2:0.2"
     found = resolve(f"{path.as_uri()}?{settings}").preprocessing
     assert found == Preprocessing(96, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
 

@@ -245,5 +245,5 @@ def test_an_empty_side_is_an_error_that_names_a_seed_which_fills_it(
             messages.append(str(error))
     assert messages
     assert "no image is left on" in messages[0]
-    advised = messages[0].split("seed=")[1].split(",")[0]
+    advised = messages[0].splitlines()[-1].split("seed=")[1].split(",")[0]
     assert sum(report_on(root, tmp_path, int(advised)).counts["valid"].values()) >= 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 import warnings
 import zlib
@@ -253,3 +254,9 @@ def test_a_strip_of_a_million_pixels_becomes_its_centre_square() -> None:
     strip = Image.new("RGB", (1_000_000, 1))
     strip.putpixel((500_000, 0), (255, 0, 0))
     assert fit_square(strip, 224, "bilinear").shape == (224, 224, 3)
+
+
+def test_a_broken_image_is_told_between_processes() -> None:
+    error = BrokenImageError(Path("a.png"), "empty", "the file is empty")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.kind, again.reason) == (str(error), error.kind, error.reason)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sft_mlflow.data.loading import load_manifest, read_manifest, save_manifest
+from sft_mlflow.data.loading import load_manifest, read_manifest, save_manifest, survey
 from sft_mlflow.errors import DataError
 
 FolderOf = Callable[..., Path]
@@ -89,6 +91,31 @@ def test_fewer_than_two_usable_classes_is_an_error_that_says_how_many(
     (root / "dog" / "bad.png").touch()
     with pytest.raises(DataError, match=r"At least two classes are needed.*bad\.png"):
         load_manifest(str(root), cache=tmp_path)
+
+
+def test_data_unfit_for_training_are_reported_on_all_the_same(
+    folder_of: FolderOf, tmp_path: Path
+) -> None:
+    root = folder_of(("cat",))
+    (root / "dog").mkdir()
+    for number in range(3):
+        (root / "dog" / f"bad{number}.png").touch()
+    found = survey(str(root), seed=0, cache=tmp_path)
+    assert found.unfit is not None
+    assert found.report.broken == 3
+    said = "\n".join(found.report.lines())
+    assert all(f"bad{number}.png" in said for number in range(3))
+
+
+def test_a_name_that_is_not_utf8_is_reported_and_left_out(
+    folder_of: FolderOf, tmp_path: Path
+) -> None:
+    root = folder_of()
+    odd = os.fsencode(root / "dog") + b"/caf\xe9.png"
+    shutil.copy(next((root / "dog").glob("*.png")), odd)
+    loaded = load_manifest(str(root), cache=tmp_path)
+    assert [broken.reason for broken in loaded.broken] == ["its name is not UTF-8"]
+    assert "\n".join(loaded.report.lines()).encode()
 
 
 def test_a_given_split_without_train_is_an_error(folder_of: FolderOf, tmp_path: Path) -> None:

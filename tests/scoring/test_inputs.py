@@ -35,13 +35,13 @@ def test_class_folders_below_split_folders_are_labels(tmp_path: Path) -> None:
     assert listed(find(str(root), classes=CLASSES)) == [("b.png", "dog"), ("a.png", "cat")]
 
 
-def test_a_folder_with_images_of_its_own_has_no_labels(tmp_path: Path) -> None:
+def test_images_beside_the_class_folders_have_no_label(tmp_path: Path) -> None:
     root = write_all(tmp_path / "in", "dog/b.png", "loose.png", "dog/.hidden.png", "notes.txt.png")
     (root / "readme.txt").write_text("no image")
     assert listed(find(str(root), classes=CLASSES)) == [
         ("loose.png", None),
         ("notes.txt.png", None),
-        ("b.png", None),
+        ("b.png", "dog"),
     ]
 
 

@@ -112,3 +112,15 @@ def test_the_bootstrap_interval_belongs_to_its_seed() -> None:
 
     assert interval(1) == interval(1)
     assert interval(1) != interval(2)
+
+
+def test_the_interval_of_the_accuracy_is_wilsons() -> None:
+    # 281 of 283, by the published formula: centre and half width of z = 1.959964.
+    probabilities = np.eye(2)[[0] * 283]
+    targets = np.array([1] * 2 + [0] * 281)
+    z, n, p = 1.959964, 283, 281 / 283
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    found = metrics.accuracy_interval(probabilities, targets)
+    assert found == pytest.approx((centre - half, centre + half), abs=1e-6)
+    assert metrics.accuracy_interval(probabilities, np.zeros(283, int))[0] < 0.99

@@ -8,6 +8,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 
+from sft_mlflow.errors import DataError
 from sft_mlflow.tracking.outbox import MESSAGES, Message, Outbox
 
 
@@ -65,6 +66,13 @@ def test_what_the_server_refuses_for_good_is_kept_as_refused_and_the_rest_goes_o
     assert recorder.got == messages(2, first=1)
     [refused] = outbox.refused
     assert "no such thing" in refused
+
+
+def test_a_file_that_is_gone_holds_up_nothing(tmp_path: Path) -> None:
+    recorder = Recorder([DataError("x.png: no such file")])
+    outbox = deliver(tmp_path, recorder, messages(3))
+    assert recorder.got == messages(2, first=1)
+    assert "x.png" in outbox.refused[0]
 
 
 def test_what_one_process_could_not_deliver_the_next_one_does(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -55,4 +56,5 @@ def _entries(table: Path, rows: Iterable[tuple[int, Row]]) -> tuple[Entry, ...]:
 
 
 def _absolute(table: Path, path: str) -> Path:
-    return table.parent / Path(path).expanduser()
+    # os.path's leaves a name such as `~tmp.jpg` as it is.
+    return table.parent / os.path.expanduser(path)
