@@ -15,11 +15,12 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.data.evaluation_dataset import EvaluationDataset
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 from mlflow.models.evaluation import EvaluationResult, ModelEvaluator
 from mlflow.models.evaluation.artifacts import CsvEvaluationArtifact, ImageEvaluationArtifact
 from numpy.typing import NDArray
 
-from sft_mlflow.data.images import read_bytes
+from sft_mlflow.data.images import BrokenImageError, decode, read_bytes
 from sft_mlflow.errors import DataError
 from sft_mlflow.tasks.classification import metrics
 
@@ -107,8 +108,18 @@ def _predict(model: Any, frame: pd.DataFrame) -> _Predicted:
     column = _image_column(frame)
     answers = []
     for start in range(0, len(frame), _ROWS):
-        images = [_encoded(value) for value in frame[column].iloc[start : start + _ROWS]]
-        answers.append(_read(model.predict(pd.DataFrame({"image": images}))))
+        given = list(frame[column].iloc[start : start + _ROWS])
+        images = [_encoded(value) for value in given]
+        try:
+            answers.append(_read(model.predict(pd.DataFrame({"image": images}))))
+        except MlflowException as error:
+            # The model knows rows; a person knows files.
+            broken = _first_broken(given, images, start)
+            if broken is None:
+                raise
+            raise DataError(
+                f"{broken}. Leave it out of the data set; `sft-mlflow check` lists all such files."
+            ) from error
     first = answers[0]
     probabilities = [a.probabilities for a in answers if a.probabilities is not None]
     return _Predicted(
@@ -116,6 +127,16 @@ def _predict(model: Any, frame: pd.DataFrame) -> _Predicted:
         np.concatenate([a.predictions for a in answers]),
         np.concatenate(probabilities) if probabilities else None,
     )
+
+
+def _first_broken(given: Sequence[object], images: Sequence[bytes], start: int) -> str | None:
+    """Which of the images gives no pixels and why, or None. start: row of the first."""
+    for row, (value, image) in enumerate(zip(given, images, strict=True), start):
+        try:
+            decode(image)
+        except BrokenImageError as error:
+            return f"{value if isinstance(value, str) else f'row {row}'}: {error.reason}"
+    return None
 
 
 def _image_column(frame: pd.DataFrame) -> str:

@@ -109,6 +109,18 @@ def test_a_data_set_of_a_folder_can_be_evaluated(
     assert logged.dataset.name == "fresh"
 
 
+def test_a_broken_file_is_named(active: str, tmp_path: Path, packaged: dict[str, str]) -> None:
+    images = made_models.write_images(tmp_path / "some", 4, seed=11)
+    broken = next(images.rglob("*.png"))
+    broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match=rf"{broken.name}: .*sft-mlflow check"):
+        mlflow.models.evaluate(
+            packaged["good"],
+            mlflow.data.from_image_folder(images),
+            model_type="image-classification",
+        )
+
+
 def test_a_column_of_predictions_is_judged_without_a_model(
     active: str, frame: pd.DataFrame
 ) -> None:
