@@ -148,7 +148,7 @@ def _prepared(
     kept = json.loads(path.read_text()) if path.exists() else {}
     if uri in kept:
         return Prepared.from_dict(kept[uri])
-    observer(Notice(f"Fitting the linear probe of {uri}"))
+    observer(Notice(f"Looking at {uri}"))
     found = prepare(
         material,
         uri,
@@ -160,15 +160,17 @@ def _prepared(
         batch_size=options.batch_size,
         class_weights=weights,
         metric=objective,
+        with_probe=options.head_start == "probe",
         progress=lambda done, total: observer(Progress("Computing features", done, total)),
     )
     with whole_file(path) as beside:
         beside.write_text(json.dumps({**kept, uri: asdict(found)}, indent=2))
+    probed = found.metrics.get(f"valid/{objective}")
     observer(
         Notice(
-            f"  {found.image_size} px, {found.full_depth} stages, {found.precision}, "
-            f"augmentation {found.augmentation}; probe: {objective} "
-            f"{found.metrics[f'valid/{objective}']:.4f}"
+            f"  {found.image_size} px, {found.full_depth} stages, {found.precision}, augmentation "
+            f"{found.augmentation}"
+            + ("" if probed is None else f"; linear probe: {objective} {probed:.4f}")
         )
     )
     return found

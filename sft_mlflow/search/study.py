@@ -28,6 +28,8 @@ from sft_mlflow.training.trial import MODEL, Material
 STARTUP_TRIALS = 5
 # A trial among the worst quarter at its epoch ends. Few epochs tell little, so no more than that.
 PRUNE_BELOW_PERCENTILE = 75.0
+# After the first epoch the learning rate has hardly risen, and who is behind says nothing yet.
+PRUNE_FROM_EPOCH = 2
 # A trial whose process dies again and again (out of memory) is given up.
 ATTEMPTS = 3
 MOST_TRIALS = 10_000
@@ -84,7 +86,10 @@ def open_study(
             study_name=name,
             storage=storage,
             pruner=optuna.pruners.PercentilePruner(
-                PRUNE_BELOW_PERCENTILE, n_startup_trials=STARTUP_TRIALS, n_min_trials=3
+                PRUNE_BELOW_PERCENTILE,
+                n_startup_trials=STARTUP_TRIALS,
+                n_warmup_steps=PRUNE_FROM_EPOCH,
+                n_min_trials=3,
             ),
             direction="maximize",
             load_if_exists=True,

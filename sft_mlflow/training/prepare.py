@@ -18,7 +18,7 @@ from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.sources.source_model import SourceModel
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.training.precision import Arithmetic, faster_precision
-from sft_mlflow.training.probe import Features, fit_probe
+from sft_mlflow.training.probe import Features, Probe, fit_probe
 from sft_mlflow.training.recipe import Augmentation, Precision
 from sft_mlflow.training.trial import Material, network_at
 
@@ -38,7 +38,11 @@ PROBE_IMAGES = 20_000
 
 @dataclass(frozen=True)
 class Prepared:
-    """Of one source: what the probe tells. seconds_an_image: of a forward pass, for budgets."""
+    """Of one source: what was settled by looking.
+
+    metrics: of its probe on validation, empty where there was none to fit; seconds_an_image: of a
+    forward pass, for budgets.
+    """
 
     uri: str
     image_size: int
@@ -47,7 +51,6 @@ class Prepared:
     augmentation: Augmentation
     precision: Precision
     metrics: Mapping[str, float]
-    mirrored_accuracy: float
     seconds_an_image: float
 
     @classmethod
@@ -77,12 +80,14 @@ def prepare(
     batch_size: int,
     class_weights: tuple[float, ...] | None,
     metric: str,
+    with_probe: bool,
     progress: Progress,
 ) -> Prepared:
     """Fit the source's probe and settle what was left open (None) by looking, not guessing.
 
-    The probe is kept in the material's folder, for trials to start from. Raises OptionsError
-    where the source does not take images of that size.
+    with_probe: keep the probe in the material's folder, for trials to start from; without, it is
+    fitted only if the augmentation depends on it. Raises OptionsError where the source does not
+    take images of that size.
     """
     source = material.source(uri)
     size = image_size or natural_size(source, shorter_side)
@@ -105,20 +110,16 @@ def prepare(
     )
     train, valid = (at_most(PROBE_IMAGES, material.images(s)) for s in ("train", "valid"))
     prices = material.prices(road, train, AS_THEY_ARE)
-    train_features, valid_features = (
-        _features(material, road, images, progress) for images in (train, valid)
-    )
-
-    def evaluate(outputs: NDArray[np.float32], targets: NDArray[np.int64]) -> Mapping[str, float]:
-        return TASKS[material.task].evaluate(outputs, targets, material.manifest.classes)
-
-    classes = len(material.manifest.classes)
-    probe = fit_probe(train_features, valid_features, classes, class_weights, evaluate, metric)
-    probe.save(material.probe_path(uri, size))
-    plain = evaluate(probe.outputs(valid_features), valid_features.targets)
-    mirrored = _mirrored_features(material, road, valid)
-    mirrored_accuracy = evaluate(probe.outputs(mirrored), mirrored.targets)["accuracy"]
-    keeps_class = plain["accuracy"] - mirrored_accuracy <= MIRROR_LOSS
+    asks_mirror = augmentation is None and epochs > FEW_EPOCHS
+    metrics: Mapping[str, float] = {}
+    keeps_class = False
+    if with_probe or asks_mirror:
+        probe, metrics = _probe(material, road, train, valid, class_weights, metric, progress)
+        probe.save(material.probe_path(uri, size))
+    if asks_mirror:
+        mirrored = _mirrored_features(material, road, valid)
+        loss = metrics["accuracy"] - _evaluate(material, probe, mirrored)["accuracy"]
+        keeps_class = loss <= MIRROR_LOSS
     network.freeze(network.full_depth)
     return Prepared(
         uri=uri,
@@ -127,9 +128,34 @@ def prepare(
         stages=tuple(stage.name for stage in network.stages),
         augmentation=augmentation or _augmentation(epochs, keeps_class),
         precision=precision or faster_precision(network.model, size, batch_size, material.device),
-        metrics={f"valid/{name}": value for name, value in plain.items()},
-        mirrored_accuracy=mirrored_accuracy,
+        metrics={f"valid/{name}": value for name, value in metrics.items()},
         seconds_an_image=prices.decode + prices.forward(0, network.full_depth),
+    )
+
+
+def _probe(
+    material: Material,
+    road: Road,
+    train: Images,
+    valid: Images,
+    class_weights: tuple[float, ...] | None,
+    metric: str,
+    progress: Progress,
+) -> tuple[Probe, Mapping[str, float]]:
+    """The probe of the road's end, and its metrics on validation."""
+    features, of_valid = (_features(material, road, side, progress) for side in (train, valid))
+
+    def evaluate(outputs: NDArray[np.float32], targets: NDArray[np.int64]) -> Mapping[str, float]:
+        return TASKS[material.task].evaluate(outputs, targets, material.manifest.classes)
+
+    classes = len(material.manifest.classes)
+    probe = fit_probe(features, of_valid, classes, class_weights, evaluate, metric)
+    return probe, _evaluate(material, probe, of_valid)
+
+
+def _evaluate(material: Material, probe: Probe, features: Features) -> Mapping[str, float]:
+    return TASKS[material.task].evaluate(
+        probe.outputs(features), features.targets, material.manifest.classes
     )
 
 

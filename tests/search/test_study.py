@@ -52,6 +52,7 @@ def make_material(
             batch_size=16,
             class_weights=None,
             metric="accuracy",
+            with_probe=True,
             progress=lambda done, total: None,
         )
         return material
