@@ -1,0 +1,60 @@
+"""The product's own command, once for each batch size and learning rate.
+
+A study of it searches depths and learning rates at one batch size, and its sampler would not take
+every pair; with one learning rate it takes each depth once. So this arm starts six processes and
+fits six probes that one study would start and fit once; all of that is in its time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.nautilus.workload import BATCH_SIZES, BLOCKS, EPOCHS, RATES, SIZE, Workload
+
+
+def run(workload: Workload, folder: Path) -> dict[str, object]:
+    return run_with(workload, folder, [])
+
+
+def run_with(workload: Workload, folder: Path, options: list[str]) -> dict[str, object]:
+    begun = time.perf_counter()
+    environment = {
+        **os.environ,
+        "SFT_MLFLOW_HOME": str(folder / "home"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+    }
+    finished, printed = 0, []
+    for batch_size, rate in itertools.product(BATCH_SIZES, RATES):
+        command = [
+            str(Path(sys.executable).with_name("sft-mlflow")),
+            "finetune",
+            f"--data={workload.images}",
+            "--source=torchvision://resnet50/random",
+            f"--depths={','.join(BLOCKS)}",
+            f"--trials={len(BLOCKS)}",
+            f"--lr-min={rate}",
+            f"--lr-max={rate}",
+            f"--batch-size={batch_size}",
+            f"--epochs={EPOCHS}",
+            f"--patience={EPOCHS}",
+            f"--image-size={SIZE}",
+            "--augment=none",
+            "--head-start=random",
+            "--precision=bfloat16",
+            f"--study=batch-{batch_size}-rate-{rate}",
+            *options,
+        ]
+        ended = subprocess.run(
+            command, cwd=folder, env=environment, check=True, capture_output=True, text=True
+        )
+        printed.append(ended.stdout)
+        finished += len(re.findall(r"^trial \d+: finished", ended.stdout, re.MULTILINE))
+    seconds = time.perf_counter() - begun
+    (folder / "printed.txt").write_text("\n".join(printed))
+    return {"seconds": seconds, "trials_finished": finished, "commands": len(printed)}
