@@ -67,7 +67,7 @@ def run(images: Path, trials: int, work: Path, environment: dict[str, str]) -> t
     """Seconds, and megabytes of the largest resident set."""
     work.mkdir()
     command = [
-        str(Path(sys.executable).with_name("sft-mlflow")),
+        machine.PRODUCT,
         "finetune",
         f"--data={images}",
         "--image-size=32",
@@ -77,11 +77,7 @@ def run(images: Path, trials: int, work: Path, environment: dict[str, str]) -> t
         f"--trials={trials}",
         "--study=growth",
     ]
-    environment = {
-        **environment,
-        "SFT_MLFLOW_HOME": str(work / "home"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{work / 'mlflow.db'}",
-    }
+    environment = environment | machine.product(work)
     begun = time.perf_counter()
     with (work / "printed.txt").open("w") as printed:
         child = subprocess.Popen(

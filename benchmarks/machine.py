@@ -24,6 +24,10 @@ PACKAGES = [
 ]
 
 
+# The command of this interpreter's environment.
+PRODUCT = str(Path(sys.executable).with_name("sft-mlflow"))
+
+
 def absolute(text: str) -> Path:
     return Path(text).expanduser().resolve()
 
@@ -45,6 +49,14 @@ def first_images(source: Path, folder: Path, wanted: Mapping[str, int]) -> Path:
             for path in found:
                 shutil.copy(path, target)
     return folder
+
+
+def product(folder: Path) -> dict[str, str]:
+    """Environment of a product that keeps everything below the folder and knows nothing before."""
+    return {
+        "SFT_MLFLOW_HOME": str(folder / "home"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+    }
 
 
 def threads(number: int) -> dict[str, str]:

@@ -20,10 +20,13 @@ from pathlib import Path
 
 import torch
 
+from sft_mlflow.commands.settling import Settled
+from sft_mlflow.commands.settling import recipe_of as recipe_of_study
 from sft_mlflow.data.loading import load_manifest
 from sft_mlflow.data.manifest import Manifest, Split
 from sft_mlflow.options import EMBEDDED_SOURCE, FinetuneOptions, parse
 from sft_mlflow.reuse.store import Store
+from sft_mlflow.search.space import Space
 from sft_mlflow.training.events import FitEnded
 from sft_mlflow.training.prepare import Prepared, prepare
 from sft_mlflow.training.recipe import Recipe
@@ -114,29 +117,12 @@ def few(manifest: Manifest, train_per_class: int, validate: int) -> Manifest:
 
 def recipe_of(text: str, prepared: Prepared, epochs: int, seed: int) -> Recipe:
     """The recipe that `finetune` would take, but for the fields that the text names."""
-    defaults = parse(FinetuneOptions, {})
-    recipe = Recipe(
-        source=prepared.uri,
-        depth=prepared.full_depth,
-        lr=1e-3,
-        epochs=epochs,
-        batch_size=defaults.batch_size,
-        image_size=prepared.image_size,
-        optimizer=defaults.optimizer,
-        weight_decay=defaults.weight_decay,
-        layer_decay=defaults.layer_decay,
-        label_smoothing=defaults.label_smoothing,
-        class_weights=None,
-        augmentation=prepared.augmentation,
-        views=epochs,
-        mixup=defaults.mixup,
-        head_start="probe",
-        patience=epochs,
-        precision=prepared.precision,
-        metric="accuracy",
-        seed=seed,
-        averaging=0.1,
-    )
+    options = parse(FinetuneOptions, {"epochs": epochs, "patience": epochs, "seed": seed})
+    # Nothing is searched, so the space does not matter.
+    space = Space({}, (), options.lr_min, options.lr_max, (epochs,))
+    settled = Settled("accuracy", "as asked for", None, {prepared.uri: prepared}, space)
+    shared = recipe_of_study(options, settled, prepared.uri)
+    recipe = replace(shared, depth=prepared.full_depth, lr=1e-3, views=epochs)
     given = dict(field.split("=", 1) for field in text.split())
     kinds = {name: type(value) for name, value in asdict(recipe).items()}
     return replace(recipe, **{name: kinds[name](value) for name, value in given.items()})

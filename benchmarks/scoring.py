@@ -27,8 +27,7 @@ def main() -> None:
     os.environ |= machine.threads(options.threads)
     shutil.rmtree(options.work, ignore_errors=True)
     options.work.mkdir(parents=True)
-    os.environ["SFT_MLFLOW_HOME"] = str(options.work / "home")
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{options.work / 'mlflow.db'}"
+    os.environ |= machine.product(options.work)
     os.chdir(options.work)
     rates = measure(options)
     both = 1 / (1 / rates["decode"] + 1 / rates["forward"])

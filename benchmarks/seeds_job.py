@@ -8,22 +8,20 @@ its line into one JSON file; README.md says what is compared.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from benchmarks import machine
+from benchmarks import arms, machine
 
 EPOCHS, BATCH_SIZE, SIZE, RATE, MOMENTUM = 2, 4, 224, 1e-3, 0.9
 RATES = 20
+MODULE = "benchmarks.seeds_job"
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,7 @@ def main() -> None:
     options = parse()
     options.work.mkdir(parents=True, exist_ok=True)
     if options.arm == "all":
-        for arm in ARMS:
-            again = [sys.executable, "-m", "benchmarks.seeds_job", *sys.argv[1:], "--arm", arm]
-            subprocess.run(again, check=True, env=os.environ | machine.threads(options.threads))
+        arms.run_all(MODULE, ARMS, options.threads)
         return
     os.environ |= machine.threads(options.threads)
     work = options.work / options.arm
@@ -52,15 +48,7 @@ def main() -> None:
     shutil.rmtree(options.work / "images", ignore_errors=True)
     images = machine.first_images(options.images, options.work / "images", counts)
     found = ARMS[options.arm](Job(images, work, options.threads, options.stretch))
-    lines = json.loads(options.output.read_text()) if options.output.exists() else {}
-    lines[options.arm] = {
-        **found,
-        "images_a_class": counts,
-        "command": shlex.join(["python", "-m", "benchmarks.seeds_job", *sys.argv[1:]]),
-        **machine.description(options.threads),
-    }
-    options.output.write_text(json.dumps(lines, indent=2) + "\n")
-    print_table(lines)
+    print_table(arms.keep_line(MODULE, options, {**found, "images_a_class": counts}))
 
 
 def parse() -> argparse.Namespace:
@@ -158,13 +146,10 @@ def ours(job: Job) -> dict[str, object]:
 
 
 def _finetune(job: Job, name: str, rates: list[str], trials: int) -> float:
-    environment = {
-        **os.environ,
-        "SFT_MLFLOW_HOME": str(job.work / name),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{job.work / name}.db",
-    }
+    folder = job.work / name
+    folder.mkdir()
     command = [
-        str(Path(sys.executable).with_name("sft-mlflow")),
+        machine.PRODUCT,
         "finetune",
         f"--data={job.images}",
         "--source=torchvision://resnet50/random",
@@ -181,8 +166,9 @@ def _finetune(job: Job, name: str, rates: list[str], trials: int) -> float:
         *rates,
     ]
     begun = time.perf_counter()
-    with (job.work / f"{name}.txt").open("w") as printed:
-        subprocess.run(command, cwd=job.work, env=environment, check=True, stdout=printed)
+    environment = os.environ | machine.product(folder)
+    with (folder / "printed.txt").open("w") as printed:
+        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=printed)
     return time.perf_counter() - begun
 
 

@@ -12,16 +12,13 @@ import time
 BEGUN = time.monotonic()  # Before the heavy imports: they are part of an arm's time.
 
 import argparse  # noqa: E402
-import json  # noqa: E402
 import math  # noqa: E402
 import os  # noqa: E402
 import shlex  # noqa: E402
 import shutil  # noqa: E402
-import subprocess  # noqa: E402
-import sys  # noqa: E402
 from importlib import import_module  # noqa: E402
 
-from benchmarks import machine  # noqa: E402
+from benchmarks import arms, machine  # noqa: E402
 from benchmarks.cifar10_twenty_minutes.arm import Outcome, Setting  # noqa: E402
 
 # In the order of running: module and function, imported only by the process that runs the arm.
@@ -39,9 +36,7 @@ def main() -> None:
     options = parse()
     options.work.mkdir(parents=True, exist_ok=True)
     if options.arm == "all":
-        for arm in ARMS:
-            again = [sys.executable, "-m", MODULE, *sys.argv[1:], "--arm", arm]
-            subprocess.run(again, check=True, env=os.environ | machine.threads(options.threads))
+        arms.run_all(MODULE, ARMS, options.threads)
         return
     os.environ |= machine.threads(options.threads)
     folder = options.work / "images"
@@ -56,10 +51,8 @@ def main() -> None:
     shutil.rmtree(setting.work, ignore_errors=True)
     setting.work.mkdir()
     outcome = getattr(import_module(module), function)(setting)
-    lines = json.loads(options.output.read_text()) if options.output.exists() else {}
-    lines[options.arm] = line(outcome, options, time.monotonic() - BEGUN)
-    options.output.write_text(json.dumps(lines, indent=2) + "\n")
-    print_table(lines)
+    found = line(outcome, options, time.monotonic() - BEGUN)
+    print_table(arms.keep_line(MODULE, options, found))
 
 
 def parse() -> argparse.Namespace:
@@ -104,8 +97,6 @@ def line(outcome: Outcome, options: argparse.Namespace, seconds: float) -> dict[
         "seconds_used": round(outcome.seconds, 1),
         "seconds_with_final_test": round(seconds, 1),
         "chosen": outcome.chosen,
-        **machine.description(options.threads),
-        "command": shlex.join(["python", "-m", MODULE, *sys.argv[1:]]),
         "commands": list(outcome.commands),
     }
 

@@ -8,17 +8,14 @@ writes its line into one JSON file; README.md, one folder up, says what is compa
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
 import shutil
-import subprocess
-import sys
 from importlib import import_module
 
-from benchmarks import machine
+from benchmarks import arms, machine
 from benchmarks.nautilus.workload import Workload
 
+MODULE = "benchmarks.nautilus"
 # In the order of running. Each module has `run(workload, folder)` and is imported only by the
 # process that runs the arm.
 ARMS = {
@@ -34,9 +31,7 @@ def main() -> None:
     options = parse()
     options.work.mkdir(parents=True, exist_ok=True)
     if options.arm == "all":
-        for arm in ARMS:
-            again = [sys.executable, "-m", "benchmarks.nautilus", *sys.argv[1:], "--arm", arm]
-            subprocess.run(again, check=True, env=os.environ | machine.threads(options.threads))
+        arms.run_all(MODULE, ARMS, options.threads)
         return
     os.environ |= machine.threads(options.threads)
     # The product wants a test side too, which costs no other arm anything.
@@ -48,15 +43,7 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     found = import_module(ARMS[options.arm]).run(workload, folder)
-    lines = json.loads(options.output.read_text()) if options.output.exists() else {}
-    lines[options.arm] = {
-        **found,
-        "images_a_class": counts,
-        "command": shlex.join(["python", "-m", "benchmarks.nautilus", *sys.argv[1:]]),
-        **machine.description(options.threads),
-    }
-    options.output.write_text(json.dumps(lines, indent=2) + "\n")
-    print_table(lines)
+    print_table(arms.keep_line(MODULE, options, {**found, "images_a_class": counts}))
 
 
 def parse() -> argparse.Namespace:

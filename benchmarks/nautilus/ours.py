@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+from benchmarks import machine
 from benchmarks.nautilus.workload import BATCH_SIZES, BLOCKS, EPOCHS, RATES, SIZE, Workload
 
 
@@ -24,15 +23,11 @@ def run(workload: Workload, folder: Path) -> dict[str, object]:
 
 def run_with(workload: Workload, folder: Path, options: list[str]) -> dict[str, object]:
     begun = time.perf_counter()
-    environment = {
-        **os.environ,
-        "SFT_MLFLOW_HOME": str(folder / "home"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
-    }
-    finished, printed = 0, []
+    environment = os.environ | machine.product(folder)
+    printed = []
     for batch_size, rate in itertools.product(BATCH_SIZES, RATES):
         command = [
-            str(Path(sys.executable).with_name("sft-mlflow")),
+            machine.PRODUCT,
             "finetune",
             f"--data={workload.images}",
             "--source=torchvision://resnet50/random",
@@ -54,7 +49,6 @@ def run_with(workload: Workload, folder: Path, options: list[str]) -> dict[str, 
             command, cwd=folder, env=environment, check=True, capture_output=True, text=True
         )
         printed.append(ended.stdout)
-        finished += len(re.findall(r"^trial \d+: finished", ended.stdout, re.MULTILINE))
     seconds = time.perf_counter() - begun
     (folder / "printed.txt").write_text("\n".join(printed))
-    return {"seconds": seconds, "trials_finished": finished, "commands": len(printed)}
+    return {"seconds": seconds, "commands": len(printed)}

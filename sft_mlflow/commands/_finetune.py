@@ -28,6 +28,7 @@ from sft_mlflow.search import study as studies
 from sft_mlflow.search.space import ladder
 from sft_mlflow.search.study import TRIALS
 from sft_mlflow.sources.network import network_from
+from sft_mlflow.sources.source_model import SourceModel
 from sft_mlflow.sources.uri import is_tracked
 from sft_mlflow.tracking import connection, fetch, held_out
 from sft_mlflow.tracking.mirror import Mirror
@@ -79,9 +80,7 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
         f"weights of {uri}": source_of(uri, fetched.get(uri)).weights_sha256
         for uri in options.source
     }
-    for uri in options.source:
-        staged = network_from(source_of(uri, fetched.get(uri)), classes=2)
-        ladder(options.depths, [stage.name for stage in staged.stages])
+    ladders = {uri: _ladder(options, source_of(uri, fetched.get(uri))) for uri in options.source}
     loaded = _load(options, observer)
     model_name = options.model_name or f"sft-{short_name(loaded.manifest.name)}"
     options = options.model_copy(update={"model_name": model_name})
@@ -106,7 +105,7 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
         )
         with opening.tracked(client, folder, name, command) as (outbox, parent):
             opening.keep_options_and_data(options, loaded, outbox, parent, folder)
-            settled = settling.settle(options, loaded, material, observer)
+            settled = settling.settle(options, loaded, material, ladders, observer)
             studies.enqueue_first(study, settled.space)
             if interrupted := studies.requeue_interrupted(study):
                 text = (
@@ -172,6 +171,11 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
                 warnings=(leak,) if leak else (),
             )
             return closing.close_study(ended, outbox, parent, observer)
+
+
+def _ladder(options: FinetuneOptions, source: SourceModel) -> tuple[int, ...]:
+    """The depths to search of that source; its stages do not depend on the number of classes."""
+    return ladder(options.depths, [stage.name for stage in network_from(source, classes=2).stages])
 
 
 def _load(options: FinetuneOptions, observer: Observer) -> Loaded:

@@ -13,7 +13,7 @@ from sft_mlflow.data.manifest import IMBALANCED, imbalance
 from sft_mlflow.errors import OptionsError
 from sft_mlflow.options import FRESH, FinetuneOptions
 from sft_mlflow.search import study as studies
-from sft_mlflow.search.space import Space, ladder
+from sft_mlflow.search.space import Space
 from sft_mlflow.search.study import Limits
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.training.optimisers import class_weights
@@ -42,11 +42,16 @@ class Settled:
 
 
 def settle(
-    options: FinetuneOptions, loaded: Loaded, material: Material, observer: Observer
+    options: FinetuneOptions,
+    loaded: Loaded,
+    material: Material,
+    ladders: Mapping[str, tuple[int, ...]],
+    observer: Observer,
 ) -> Settled:
     """Objective, class weights, what the probe of each source tells, and the space of the search.
 
-    Raises OptionsError for an image size or a depth that a source does not have.
+    ladders: depths to search of each source. Raises OptionsError for an image size that a source
+    does not take.
     """
     counts = loaded.manifest.counts("train")
     if options.metric == "auto":
@@ -62,7 +67,6 @@ def settle(
         uri: _prepared(options, loaded, material, uri, objective, weights, observer)
         for uri in options.source
     }
-    ladders = {uri: ladder(options.depths, p.stages) for uri, p in prepared.items()}
     with_probe = options.head_start == "probe"
     space = Space(
         ladders={
@@ -147,7 +151,7 @@ def _prepared(
     path = material.folder / "prepared.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
     if uri in kept:
-        return Prepared.from_dict(kept[uri])
+        return Prepared(**kept[uri])
     observer(Notice(f"Looking at {uri}"))
     found = prepare(
         material,

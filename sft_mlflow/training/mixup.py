@@ -16,24 +16,25 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Mix:
-    """share: of the image itself, in (0, 1]; partner: for each image the one it is blended with."""
+    """share: of the image itself; partner: for each image the other one, None for no blending."""
 
     share: float
-    partner: Tensor
+    partner: Tensor | None
 
     def blend(self, values: Tensor) -> Tensor:
         """Values (B, …) of the batch, each with its partner's."""
-        return values if self.share == 1 else values.lerp(values[self.partner], 1 - self.share)
+        return values if self.partner is None else values.lerp(values[self.partner], 1 - self.share)
 
     def loss(self, of: Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:
         """The mean loss, given what it is for targets (B,)."""
-        if self.share == 1:
+        if self.partner is None:
             return of(targets)
         return self.share * of(targets) + (1 - self.share) * of(targets[self.partner])
 
 
 def draw(alpha: float, images: int, device: torch.device) -> Mix:
     """A mix from torch's global generator. alpha: of the Beta distribution, 0 for no blending."""
-    partner = torch.randperm(images) if alpha else torch.arange(images)
-    share = float(torch.distributions.Beta(alpha, alpha).sample()) if alpha else 1.0
-    return Mix(share, partner.to(device))
+    if not alpha:
+        return Mix(1.0, None)
+    partner = torch.randperm(images).to(device)
+    return Mix(float(torch.distributions.Beta(alpha, alpha).sample()), partner)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -47,16 +47,10 @@ class Prepared:
     uri: str
     image_size: int
     full_depth: int
-    stages: tuple[str, ...]
     augmentation: Augmentation
     precision: Precision
     metrics: Mapping[str, float]
     seconds_an_image: float
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Prepared:
-        """The value whose `dataclasses.asdict` went through JSON."""
-        return cls(**{**values, "stages": tuple(values["stages"])})
 
 
 def natural_size(source: SourceModel, shorter_side: float) -> int:
@@ -118,14 +112,13 @@ def prepare(
         probe.save(material.probe_path(uri, size))
     if asks_mirror:
         mirrored = _mirrored_features(material, road, valid)
-        loss = metrics["accuracy"] - _evaluate(material, probe, mirrored)["accuracy"]
-        keeps_class = loss <= MIRROR_LOSS
+        found = _evaluate(material, probe.outputs(mirrored), mirrored.targets)
+        keeps_class = metrics["accuracy"] - found["accuracy"] <= MIRROR_LOSS
     network.freeze(network.full_depth)
     return Prepared(
         uri=uri,
         image_size=size,
         full_depth=network.full_depth,
-        stages=tuple(stage.name for stage in network.stages),
         augmentation=augmentation or _augmentation(epochs, keeps_class),
         precision=precision or faster_precision(network.model, size, batch_size, material.device),
         metrics={f"valid/{name}": value for name, value in metrics.items()},
@@ -144,19 +137,16 @@ def _probe(
 ) -> tuple[Probe, Mapping[str, float]]:
     """The probe of the road's end, and its metrics on validation."""
     features, of_valid = (_features(material, road, side, progress) for side in (train, valid))
-
-    def evaluate(outputs: NDArray[np.float32], targets: NDArray[np.int64]) -> Mapping[str, float]:
-        return TASKS[material.task].evaluate(outputs, targets, material.manifest.classes)
-
+    evaluate = partial(_evaluate, material)
     classes = len(material.manifest.classes)
     probe = fit_probe(features, of_valid, classes, class_weights, evaluate, metric)
-    return probe, _evaluate(material, probe, of_valid)
+    return probe, evaluate(probe.outputs(of_valid), of_valid.targets)
 
 
-def _evaluate(material: Material, probe: Probe, features: Features) -> Mapping[str, float]:
-    return TASKS[material.task].evaluate(
-        probe.outputs(features), features.targets, material.manifest.classes
-    )
+def _evaluate(
+    material: Material, outputs: NDArray[np.float32], targets: NDArray[np.int64]
+) -> Mapping[str, float]:
+    return TASKS[material.task].evaluate(outputs, targets, material.manifest.classes)
 
 
 def at_most(most: int, images: Images) -> Images:
