@@ -25,16 +25,20 @@ class Average:
         self._tensors = tensors
         self._steps = steps
         self._updates = updates
-        self.values = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        # Without an average to keep, nothing is copied: it is those tensors.
+        self._averages = steps > 1
+        self.values = copies(tensors) if self._averages else tensors
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the tensors as they are after a step."""
+        if not self._averages:
+            return
         self._updates += 1
         # At first the plain mean, so that it does not hang on where training began.
-        weight = max(1 / self._steps if self._steps > 1 else 1.0, 1 / (self._updates + 1))
+        weight = max(1 / self._steps, 1 / (self._updates + 1))
         for name, tensor in self._tensors.items():
-            if tensor.is_floating_point() and weight < 1:
+            if tensor.is_floating_point():
                 self.values[name].lerp_(tensor, weight)
             else:
                 self.values[name].copy_(tensor)
@@ -42,12 +46,20 @@ class Average:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The averages in place of the tensors, which come back to the bit."""
-        kept = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
+        if not self._averages:
+            yield
+            return
+        kept = copies(self._tensors)
         copy(self.values, self._tensors)
         try:
             yield
         finally:
             copy(kept, self._tensors)
+
+
+def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as they are now."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 @torch.no_grad()

@@ -1,9 +1,10 @@
-"""What survives a crash of a trial: its last whole epoch and its best one."""
+"""What survives a crash of a trial: its last whole epoch that was written, and its best one."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,65 +14,58 @@ from torch import Tensor
 from sft_mlflow.training.events import EpochEnded
 from sft_mlflow.whole_file import whole_file
 
-LAST = "last.pt"
-BEST = "best.pt"
+NAME = "last.pt"
+# Of work that a crash may cost beside the epoch under way. Writing the weights of a large network
+# and its optimiser after each epoch of a few seconds takes a sixth of a trial's time.
+EVERY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """State after a whole epoch.
 
-    tensors: those that train, and their stages' buffers; average: of the same, over the last steps.
+    tensors: those that train, and their stages' buffers; average: of the same, over the last steps;
+    best: the average of the best epoch.
     """
 
     tensors: Mapping[str, Tensor]
     average: Mapping[str, Tensor]
+    best: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
     schedule: Mapping[str, Any]
     history: tuple[EpochEnded, ...]
 
 
-def save(folder: Path, checkpoint: Checkpoint, is_best: bool) -> None:
-    """Write the checkpoint; a crash leaves the previous one or this one, never half of one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if is_best:
-        _write(folder / BEST, dict(checkpoint.average))
-    _write(
-        folder / LAST,
-        {
-            "tensors": dict(checkpoint.tensors),
-            "average": dict(checkpoint.average),
-            "optimizer": dict(checkpoint.optimizer),
-            "schedule": dict(checkpoint.schedule),
-            "history": [asdict(epoch) for epoch in checkpoint.history],
-        },
-    )
+class Checkpoints:
+    """The checkpoint of one trial, in a folder."""
 
+    def __init__(self, folder: Path, every_seconds: float = EVERY_SECONDS) -> None:
+        self._path = folder / NAME
+        self._every_seconds = every_seconds
+        self._written = time.monotonic()
 
-def load(folder: Path) -> Checkpoint | None:
-    """The last checkpoint of the folder, or None where there is none."""
-    path = folder / LAST
-    if not path.exists():
-        return None
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    history = tuple(EpochEnded(**epoch) for epoch in saved["history"])
-    return Checkpoint(
-        saved["tensors"], saved["average"], saved["optimizer"], saved["schedule"], history
-    )
+    def load(self) -> Checkpoint | None:
+        """The last checkpoint, or None where there is none."""
+        if not self._path.exists():
+            return None
+        saved = torch.load(self._path, map_location="cpu", weights_only=True)
+        history = tuple(EpochEnded(**epoch) for epoch in saved.pop("history"))
+        return Checkpoint(**saved, history=history)
 
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Write the checkpoint, unless the one before was written a moment ago.
 
-def best_tensors(folder: Path) -> dict[str, Tensor]:
-    """Averaged tensors of the best epoch so far."""
-    tensors: dict[str, Tensor] = torch.load(folder / BEST, map_location="cpu", weights_only=True)
-    return tensors
+        A crash leaves that one or this one, never half of one.
+        """
+        if time.monotonic() - self._written < self._every_seconds:
+            return
+        saved = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+        saved["history"] = [asdict(epoch) for epoch in checkpoint.history]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(self._path) as beside:
+            torch.save(saved, beside)
+        self._written = time.monotonic()
 
-
-def remove(folder: Path) -> None:
-    """Delete the checkpoints, once the model that came of them is written."""
-    for name in (LAST, BEST):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _write(path: Path, value: object) -> None:
-    with whole_file(path) as beside:
-        torch.save(value, beside)
+    def remove(self) -> None:
+        """Delete it, once the model that came of it is written."""
+        self._path.unlink(missing_ok=True)

@@ -4,7 +4,7 @@
     go on from the checkpoint, if there is one; else validate what the head starts from
     for every epoch:
         for every batch: mixup, loss, gradient, clip, step, average of the weights
-        validate the average, save a checkpoint
+        validate the average, keep a checkpoint
         stop early where nothing improves
     load the best epoch
 
@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,10 +27,10 @@ from torch import Tensor, nn
 from sft_mlflow.errors import TrialError
 from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.tasks.base import Task
-from sft_mlflow.training import checkpoints, mixup, optimisers
-from sft_mlflow.training.averaging import Average, copy
+from sft_mlflow.training import mixup, optimisers
+from sft_mlflow.training.averaging import Average, copies, copy
 from sft_mlflow.training.batches import Batches
-from sft_mlflow.training.checkpoints import Checkpoint
+from sft_mlflow.training.checkpoints import Checkpoint, Checkpoints
 from sft_mlflow.training.events import EpochEnded, FitEnded, FitEvent, FitStarted, StepEnded
 from sft_mlflow.training.precision import Arithmetic
 from sft_mlflow.training.randomness import keyed
@@ -45,15 +44,15 @@ def fit(
     batches: Batches,
     task: Task,
     classes: Sequence[str],
-    folder: Path,
+    checkpoints: Checkpoints,
     arithmetic: Arithmetic,
     device: torch.device,
 ) -> Generator[FitEvent, bool | None, FitEnded]:
     """Events of the training of the network's last `recipe.depth` stages and its head.
 
-    network: on the device; folder: for checkpoints, from which an interrupted fit goes on. At the
-    end, which is the generator's value, the network is in eval mode with its best weights, which
-    are averages over the steps before.
+    network: on the device; checkpoints: from which an interrupted fit goes on. At the end, which is
+    the generator's value, the network is in eval mode with its best weights, which are averages
+    over the steps before.
     Raises TrialError where the loss is not finite.
     """
     # A probe was fitted to features of the source's statistics; with those of small batches it
@@ -75,12 +74,13 @@ def fit(
     epochs = 0 if recipe.is_probe else recipe.epochs
 
     history: list[EpochEnded] = []
-    saved = checkpoints.load(folder)
+    best: Mapping[str, Tensor] = {}
+    saved = checkpoints.load()
     if saved is not None:
         copy(saved.tensors, trained)
         optimizer.load_state_dict(dict(saved.optimizer))
         schedule.load_state_dict(dict(saved.schedule))
-        history = list(saved.history)
+        history, best = list(saved.history), saved.best
     average = Average(
         trained, recipe.averaging * steps * recipe.epochs, updates=max(0, len(history) - 1) * steps
     )
@@ -142,29 +142,27 @@ def fit(
             seconds=time.perf_counter() - start,
             timestamp=time.time_ns() // 1_000_000,
         )
-        is_best = all(ended.value > earlier.value for earlier in history)
+        if all(ended.value > earlier.value for earlier in history):
+            best = copies(average.values)
         history.append(ended)
-        checkpoints.save(
-            folder,
+        checkpoints.keep(
             Checkpoint(
                 trained,
                 average.values,
+                best,
                 optimizer.state_dict(),
                 schedule.state_dict(),
                 tuple(history),
-            ),
-            is_best,
+            )
         )
         stopped = (yield ended) or stopped
 
-    copy(checkpoints.best_tensors(folder), trained)
+    copy(best, trained)
     network.model.eval()
-    best = max(history, key=lambda e: e.value)
+    top = max(history, key=lambda e: e.value)
     if stopped:
-        return FitEnded("stopped", best.epoch, best.value)
-    return FitEnded(
-        "finished" if len(history) > epochs else "early-stopped", best.epoch, best.value
-    )
+        return FitEnded("stopped", top.epoch, top.value)
+    return FitEnded("finished" if len(history) > epochs else "early-stopped", top.epoch, top.value)
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from sft_mlflow.sources.uri import resolve
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.tasks.classification import calibration
 from sft_mlflow.training.batches import ChainBatches
+from sft_mlflow.training.checkpoints import Checkpoints
 from sft_mlflow.training.events import FitEvent, RoadChosen, RoadTravelled, StoreFilled
 from sft_mlflow.training.fit import fit, predict
 from sft_mlflow.training.precision import Arithmetic
@@ -90,9 +91,9 @@ def run_trial(
 
     Answer an event with True to stop: what was best until then becomes the model.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     device = material.device
     arithmetic = Arithmetic(recipe.precision, device.type)
-    task = TASKS[material.task]
     source = material.source(recipe.source)
     network, preprocessing = network_at(material, source, recipe.image_size)
     _start_head(material, network, recipe)
@@ -101,7 +102,14 @@ def run_trial(
     )
     try:
         ended = yield from fit(
-            network, recipe, batches, task, material.manifest.classes, folder, arithmetic, device
+            network,
+            recipe,
+            batches,
+            TASKS[material.task],
+            material.manifest.classes,
+            Checkpoints(folder),
+            arithmetic,
+            device,
         )
     except torch.OutOfMemoryError as error:
         raise TrialError(

@@ -24,6 +24,7 @@ from sft_mlflow.sources.source_model import Preprocessing
 from sft_mlflow.sources.uri import resolve
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.training.batches import ChainBatches
+from sft_mlflow.training.checkpoints import Checkpoints
 from sft_mlflow.training.events import FitEnded, FitEvent
 from sft_mlflow.training.fit import fit
 from sft_mlflow.training.precision import Arithmetic
@@ -174,7 +175,7 @@ def run(
             data.batches(recipe, network),
             TASKS["classification"],
             CLASSES,
-            target,
+            Checkpoints(target, every_seconds=0),
             Arithmetic(recipe.precision, "cpu"),
             CPU,
         )

@@ -11,6 +11,7 @@ import torch
 from sft_mlflow.errors import TrialError
 from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.tasks import TASKS
+from sft_mlflow.training.checkpoints import Checkpoints
 from sft_mlflow.training.events import EpochEnded, FitEvent, FitStarted, StepEnded
 from sft_mlflow.training.fit import fit, predict
 from sft_mlflow.training.probe import Probe
@@ -107,7 +108,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(
         digits.batches(recipe, network),
         TASKS["classification"],
         CLASSES,
-        tmp_path / "again",
+        Checkpoints(tmp_path / "again", every_seconds=0),
         FLOAT32,
         CPU,
     )
