@@ -67,7 +67,7 @@ def default(info: FieldInfo) -> str:
     if info.is_required():
         return "needed"
     value = info.default
-    if value in (None, ""):
+    if value in (None, "", ()):
         return ""
     if isinstance(value, bool):
         return "`yes`" if value else "`no`"

@@ -65,11 +65,9 @@ class _Words:
         self._depths[event.number] = recipe.depth
         what = "linear probe" if recipe.is_probe else f"depth {recipe.depth}"
         rate = "" if recipe.lr is None else f", lr {recipe.lr:.2g}"
-        several = recipe.augmentation != "none" and not recipe.is_probe
-        some = several and recipe.views < recipe.epochs
-        views = f", {recipe.views} view{'s' if recipe.views > 1 else ''}" if some else ""
+        others = "".join(f", {n.replace('_', ' ')} {v}" for n, v in event.others.items())
         again = f", attempt {event.attempt}" if event.attempt > 1 else ""
-        return f"trial {event.number}: {what}{rate}{views}{again}"
+        return f"trial {event.number}: {what}{rate}{others}{again}"
 
     def road(self, number: int, event: RoadTravelled) -> str:
         begin = "pixels" if event.stage is None else f"what is kept of {event.stage}"

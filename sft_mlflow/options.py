@@ -28,11 +28,14 @@ EMBEDDED_SOURCE = "embedded://efficientnet_lite0"
 FRESH = "fresh"
 
 
+NumberT = TypeVar("NumberT", int, float)
+
+
 def _split(value: object) -> object:
-    """Comma-separated text as a list; other values as they are."""
+    """Comma-separated text as a list, a number as a list of one; other values as they are."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
-    return value
+    return [value] if isinstance(value, int | float) else value
 
 
 def _empty_is_none(value: object) -> object:
@@ -49,7 +52,29 @@ def _counts_or_fresh(words: tuple[str, ...]) -> tuple[str, ...]:
     return words
 
 
+def _once(values: tuple[NumberT, ...]) -> tuple[NumberT, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _at_least_one(values: tuple[NumberT, ...]) -> tuple[NumberT, ...]:
+    # `min_length` would also complain where a member is wrong.
+    if not values:
+        raise ValueError("give at least one")
+    return values
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Rates = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=10)], ...],
+    BeforeValidator(_split),
+    AfterValidator(_once),
+]
+BatchSizes = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=4096)], ...],
+    BeforeValidator(_split),
+    AfterValidator(_once),
+    AfterValidator(_at_least_one),
+]
 Views = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_counts_or_fresh)]
 Whole = Annotated[int | None, BeforeValidator(_empty_is_none)]
 Number = Annotated[float | None, BeforeValidator(_empty_is_none)]
@@ -91,7 +116,10 @@ class FinetuneOptions(Options):
     )
     epochs: int = Field(5, ge=1, le=10_000, description="Passes over the training images a trial.")
     trials: Whole = Field(
-        None, ge=1, description="Trials of the study. Default: 12, or as many as the budget allows."
+        None,
+        ge=1,
+        description="Trials of the study. Default: 12, or as many as the budget allows; with --lr, "
+        "every combination of what is searched, once.",
     )
     budget_minutes: Number = Field(
         None,
@@ -101,6 +129,9 @@ class FinetuneOptions(Options):
     )
     lr_min: float = Field(1e-4, gt=0, le=10, description="Lowest learning rate of the search.")
     lr_max: float = Field(2e-3, gt=0, le=10, description="Highest learning rate of the search.")
+    lr: Rates = Field(
+        (), description="Learning rates to try, instead of any from the lowest to the highest."
+    )
     depths: Names = Field(
         ("auto",),
         min_length=1,
@@ -114,7 +145,9 @@ class FinetuneOptions(Options):
         description="Side of the square input in pixels. Default: the source's own size, "
         "less for images that are much smaller.",
     )
-    batch_size: int = Field(16, ge=1, le=4096, description="Images a training step.")
+    batch_size: BatchSizes = Field(
+        (16,), description="Images a training step; several numbers are searched."
+    )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="SGD has momentum 0.9.")
     weight_decay: float = Field(0.02, ge=0, lt=1, description="Of weight matrices and kernels.")
     layer_decay: float = Field(
@@ -147,6 +180,9 @@ class FinetuneOptions(Options):
         "probe",
         description="Start of the head: a linear probe on frozen features, with BatchNorm at the "
         "source's statistics; or random, with BatchNorm counting anew as in plain fine-tuning.",
+    )
+    prune: bool = Field(
+        True, description="End trials that are among the worst quarter at their epoch."
     )
     patience: Whole = Field(
         None,
@@ -198,7 +234,7 @@ class FinetuneOptions(Options):
 
     @model_validator(mode="after")
     def _batches_have_statistics(self) -> Self:
-        if self.batch_size == 1 and self.head_start == "random":
+        if 1 in self.batch_size and self.head_start == "random":
             raise ValueError(
                 "--batch-size 1 with --head-start random: BatchNorm counts anew there and needs "
                 "at least two images"

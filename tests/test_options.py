@@ -107,6 +107,13 @@ def test_text_becomes_numbers_and_lists() -> None:
     assert options.depths == ("0", "layer4.0", "full")
 
 
+def test_a_list_of_numbers_may_be_one_number_and_holds_each_once() -> None:
+    options = parse(FinetuneOptions, {"batch_size": "32, 16,32", "lr": 1e-3})
+    assert options.batch_size == (32, 16)
+    assert options.lr == (1e-3,)
+    assert options.as_text()["batch_size"] == "32,16"
+
+
 @pytest.mark.parametrize(
     ("text", "value"), [("on", True), ("yes", True), ("true", True), ("off", False), ("no", False)]
 )
@@ -154,7 +161,7 @@ def test_a_value_out_of_bounds_is_refused_by_its_flag(name: str, value: object) 
 def test_batches_of_one_image_are_refused_where_batchnorm_counts_anew() -> None:
     assert parse(FinetuneOptions, {"batch_size": 1})
     with pytest.raises(OptionsError, match=r"--batch-size 1 with --head-start random"):
-        parse(FinetuneOptions, {"batch_size": 1, "head_start": "random"})
+        parse(FinetuneOptions, {"batch_size": "16,1", "head_start": "random"})
 
 
 def test_register_is_register_for_every_user() -> None:

@@ -100,8 +100,9 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
             name,
             storage,
             {**_decisive(options), "data": loaded.manifest.digest, **weights},
-            options.seed,
-            options.workers,
+            seed=options.seed,
+            workers=options.workers,
+            prune=options.prune,
         )
         with opening.tracked(client, folder, name, command) as (outbox, parent):
             opening.keep_options_and_data(options, loaded, outbox, parent, folder)
@@ -152,7 +153,7 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
                     mirror(event)
                     observer(event)
             except KeyboardInterrupt:
-                text = f"Interrupted; no more than an epoch is lost. To go on: {command}"
+                text = f"Interrupted; little more than an epoch is lost. To go on: {command}"
                 observer(Notice(text))
                 raise
             finally:

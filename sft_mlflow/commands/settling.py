@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -51,7 +52,7 @@ def settle(
     """Objective, class weights, what the probe of each source tells, and the space of the search.
 
     ladders: depths to search of each source. Raises OptionsError for an image size that a source
-    does not take.
+    does not take, and for more combinations than a study may have trials.
     """
     counts = loaded.manifest.counts("train")
     if options.metric == "auto":
@@ -75,20 +76,27 @@ def settle(
         probes=tuple(uri for uri, depths in ladders.items() if with_probe and 0 in depths),
         lr_min=options.lr_min,
         lr_max=options.lr_max,
-        views=_views(options),
+        rates=_rates(options),
+        others={name: values for name, values in _others(options).items() if len(values) > 1},
     )
+    if studies.MOST_TRIALS < space.points < math.inf:
+        raise OptionsError(
+            f"{space.points} combinations of --depths, --lr, --batch-size and --views are more "
+            f"than the {studies.MOST_TRIALS} trials that a study may have; give fewer of them, or "
+            f"--lr-min and --lr-max instead of --lr."
+        )
     return Settled(objective, reason, weights, prepared, space)
 
 
 def recipe_of(options: FinetuneOptions, settled: Settled, uri: str) -> Recipe:
-    """What all trials of that source share; each trial replaces depth, learning rate and views."""
-    prepared = settled.prepared[uri]
+    """What all trials of that source share; each trial replaces what is searched."""
+    prepared, others = settled.prepared[uri], _others(options)
     return Recipe(
         source=uri,
         depth=0,
         lr=None,
         epochs=options.epochs,
-        batch_size=options.batch_size,
+        batch_size=others["batch_size"][0],
         image_size=prepared.image_size,
         optimizer=options.optimizer,
         weight_decay=options.weight_decay,
@@ -96,7 +104,7 @@ def recipe_of(options: FinetuneOptions, settled: Settled, uri: str) -> Recipe:
         label_smoothing=options.label_smoothing,
         class_weights=settled.class_weights,
         augmentation=prepared.augmentation,
-        views=1,
+        views=others["views"][0],
         mixup=options.mixup,
         head_start=options.head_start,
         patience=options.patience or max(LEAST_PATIENCE, options.epochs // 2),
@@ -108,10 +116,17 @@ def recipe_of(options: FinetuneOptions, settled: Settled, uri: str) -> Recipe:
     )
 
 
-def _views(options: FinetuneOptions) -> tuple[int, ...]:
-    """Numbers of views to search; more than there are epochs are as many as epochs."""
+def _rates(options: FinetuneOptions) -> tuple[float, ...]:
+    """The learning rates to try; empty where any in the range will do."""
+    return options.lr or ((options.lr_min,) if options.lr_min == options.lr_max else ())
+
+
+def _others(options: FinetuneOptions) -> dict[str, tuple[int, ...]]:
+    """Values to try of further fields of the recipe."""
     counts = (options.epochs if word == FRESH else int(word) for word in options.views)
-    return tuple(dict.fromkeys(min(count, options.epochs) for count in counts))
+    # More views than there are epochs are as many as epochs.
+    views = tuple(dict.fromkeys(min(count, options.epochs) for count in counts))
+    return {"views": views, "batch_size": options.batch_size}
 
 
 def limits_of(options: FinetuneOptions, loaded: Loaded, settled: Settled, begun: float) -> Limits:
@@ -120,7 +135,9 @@ def limits_of(options: FinetuneOptions, loaded: Loaded, settled: Settled, begun:
     Raises OptionsError where nothing of the budget is left.
     """
     if options.budget_minutes is None:
-        return Limits(options.trials or DEFAULT_TRIALS, None)
+        points = settled.space.points
+        wanted = DEFAULT_TRIALS if points == math.inf else int(points)
+        return Limits(options.trials or wanted, None)
     slowest = max(p.seconds_an_image for p in settled.prepared.values())
     # The test side is read from its files; trials that are stopped still validate once or twice.
     testing = 2 * slowest * len(loaded.manifest.side("test"))
@@ -161,7 +178,7 @@ def _prepared(
         augmentation=None if options.augment == "auto" else options.augment,
         precision=None if options.precision == "auto" else options.precision,
         epochs=options.epochs,
-        batch_size=options.batch_size,
+        batch_size=max(options.batch_size),
         class_weights=weights,
         metric=objective,
         with_probe=options.head_start == "probe",

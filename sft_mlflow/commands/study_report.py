@@ -149,7 +149,7 @@ def _trial_row(row: Row, settled: Settled) -> TrialRow:
         depth=row.plan.depth,
         full_depth=settled.prepared[row.plan.source].full_depth,
         lr=row.plan.lr,
-        views=row.plan.views,
+        others={name.replace("_", " "): value for name, value in row.plan.others.items()},
         epochs_done=max(row.values, default=0),
         seconds=row.seconds,
         metrics={k: v for k, v in row.metrics.items() if k.startswith("valid/")},

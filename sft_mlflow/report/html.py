@@ -52,7 +52,7 @@ def render(report: StudyReport) -> str:
         tally=wording.tally(report.trials),
         trials=by_merit(report.trials),
         sources=list(dict.fromkeys(trial.source for trial in report.trials)),
-        several_views=len({trial.views for trial in report.trials if trial.views}) > 1,
+        searched=list(dict.fromkeys(name for trial in report.trials for name in trial.others)),
         trial_metrics=_metric_names(report.trials, report.objective),
         open_rows=_OPEN_ROWS,
         weakest=[] if test is None else sorted(test.per_class, key=lambda c: (c.f1, c.name)),

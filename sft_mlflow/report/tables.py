@@ -20,9 +20,9 @@ class TrialRow:
     """One trial as it ended.
 
     value: the objective on validation data, the better the larger; of a pruned trial the best one
-    reported; None where there is none. depth: stages that were trained, of full_depth; lr, views:
-    None for a probe, which has none. metrics: by their logged names (`valid/accuracy`); reason: why
-    it was pruned or failed.
+    reported; None where there is none. depth: stages that were trained, of full_depth; lr: None for
+    a probe, which has none; others: further values that were searched. metrics: by their logged
+    names (`valid/accuracy`); reason: why it was pruned or failed.
     """
 
     number: int
@@ -32,7 +32,7 @@ class TrialRow:
     depth: int
     full_depth: int
     lr: float | None
-    views: int | None
+    others: Mapping[str, int]
     epochs_done: int
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)

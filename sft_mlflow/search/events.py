@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,10 +15,15 @@ TrialState = Literal["COMPLETE", "PRUNED", "FAIL"]
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """A trial begins. attempt: 1, or more where a crash interrupted it before."""
+    """A trial begins.
+
+    others: what its recipe has of the further fields that are searched; attempt: 1, or more where a
+    crash interrupted it before.
+    """
 
     number: int
     recipe: Recipe
+    others: Mapping[str, int]
     folder: Path
     attempt: int
 

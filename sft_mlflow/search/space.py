@@ -1,10 +1,12 @@
-"""What is searched: the source, how many of its last stages train, and the learning rate."""
+"""What is searched: the source, how many of its last stages train, the learning rate, and more."""
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -21,70 +23,89 @@ OPENING = 2 / 3
 
 @dataclass(frozen=True)
 class Plan:
-    """One point of the space. The probe has no use for a learning rate, nor for views."""
+    """One point of the space.
+
+    lr: None for the probe, which has no use for it; others: further fields of the recipe, of which
+    it has none either.
+    """
 
     source: str
     depth: int
     lr: float | None
-    views: int | None
+    others: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Space:
     """ladders: for each source the depths to search; probes: sources whose probe is a trial.
 
-    views: numbers of views of the training images to search.
+    rates: the learning rates to try; empty for any from lr_min to lr_max. others: further fields of
+    the recipe, and their values to try.
     """
 
     ladders: Mapping[str, tuple[int, ...]]
     probes: tuple[str, ...]
     lr_min: float
     lr_max: float
-    views: tuple[int, ...]
+    rates: tuple[float, ...] = ()
+    others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def points(self) -> float:
-        """Number of different trials that there are: infinite where the learning rate varies."""
+        """Number of different trials that there are: infinite where any learning rate will do."""
         rungs = sum(map(len, self.ladders.values()))
-        varies = rungs > 0 and self.lr_min < self.lr_max
-        return math.inf if varies else len(self.probes) + rungs * len(self.views)
+        if rungs and not self.rates:
+            return math.inf
+        each = len(self.rates) * math.prod(map(len, self.others.values()))
+        return len(self.probes) + rungs * each
 
     def suggest(self, trial: optuna.Trial) -> Plan:
         """The plan of a trial; each probe comes once, as an enqueued trial."""
         probed = trial.user_attrs.get(PROBE)
         if probed is not None:
-            return Plan(probed, 0, None, None)
+            return Plan(probed, 0, None)
         sources = [source for source, ladder in self.ladders.items() if ladder]
         source = sources[0]
         if len(sources) > 1:
             source = trial.suggest_categorical("source", sources)
         depth = trial.suggest_categorical(self._depth_name(source), self.ladders[source])
-        lr = trial.suggest_float("lr", self.lr_min, self.lr_max, log=True)
-        views = self.views[0]
-        if len(self.views) > 1:
-            views = trial.suggest_categorical("views", self.views)
-        return Plan(source, depth, lr, views)
+        if self.rates:
+            lr = trial.suggest_categorical("lr", self.rates)
+        else:
+            lr = trial.suggest_float("lr", self.lr_min, self.lr_max, log=True)
+        others = {
+            name: trial.suggest_categorical(name, values) for name, values in self.others.items()
+        }
+        return Plan(source, depth, lr, others)
 
     def first(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Parameters and attributes of the trials to begin with.
 
-        Every probe, then every depth once at two thirds of the learning rates' range, deepest
-        first: so even a short study has seen the range of what it can choose.
+        Every probe, then every depth once, deepest first, at two thirds of the learning rates'
+        range: so even a short study has seen the range of what it can choose. Where all that can be
+        tried is a finite number of combinations, each comes once, in an order drawn at random.
         """
         plans: list[tuple[dict[str, Any], dict[str, Any]]] = [
             ({}, {PROBE: source}) for source in self.probes
         ]
-        opening = self.lr_min * (self.lr_max / self.lr_min) ** OPENING
         several = sum(bool(ladder) for ladder in self.ladders.values()) > 1
-        for source, ladder in self.ladders.items():
-            for depth in sorted(ladder, reverse=True):
-                chosen: dict[str, Any] = {self._depth_name(source): depth, "lr": opening}
-                if several:
-                    chosen["source"] = source
-                # With nothing else to vary, every point comes once; else the sampler draws them.
-                each = [{"views": v} for v in self.views] if self.points < math.inf else [{}]
-                plans += [({**chosen, **one}, {}) for one in each]
+        for settings in self._settings():
+            for source, ladder in self.ladders.items():
+                for depth in sorted(ladder, reverse=True):
+                    chosen = {self._depth_name(source): depth, **settings}
+                    plans.append(({**chosen, "source": source} if several else chosen, {}))
         return plans
+
+    def _settings(self) -> list[dict[str, Any]]:
+        """Values of all but source and depth, each of which every depth begins with."""
+        if not self.rates:
+            # The sampler draws the others.
+            return [{"lr": self.lr_min * (self.lr_max / self.lr_min) ** OPENING}]
+        names = ("lr", *self.others)
+        combinations = list(itertools.product(self.rates, *self.others.values()))
+        # A study that ends before all were tried has seen something of everything.
+        random.Random(0).shuffle(combinations)
+        return [dict(zip(names, values, strict=True)) for values in combinations]
 
     def _depth_name(self, source: str) -> str:
         # Sources differ in their numbers of stages, and Optuna wants one set of choices a name.

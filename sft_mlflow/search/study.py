@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState as State
@@ -19,7 +20,7 @@ from sft_mlflow.errors import OptionsError, TrackingError, TrialError
 from sft_mlflow.search.events import StudyEvent, TrialEnded, TrialEvent, TrialStarted, TrialState
 from sft_mlflow.search.lanes import Lane, WorkerDiedError, open_lanes, ready
 from sft_mlflow.search.space import PROBE, Plan, Space
-from sft_mlflow.training import checkpoints
+from sft_mlflow.training.checkpoints import Checkpoints
 from sft_mlflow.training.events import EpochEnded, FitEnded, StepEnded, StoreFilled
 from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.training.trial import MODEL, Material
@@ -73,7 +74,13 @@ class Row:
 
 
 def open_study(
-    name: str, storage: str, fingerprint: Mapping[str, str], seed: int, workers: int
+    name: str,
+    storage: str,
+    fingerprint: Mapping[str, str],
+    *,
+    seed: int,
+    workers: int,
+    prune: bool,
 ) -> optuna.Study:
     """The study of that name, new or as it was left.
 
@@ -90,7 +97,9 @@ def open_study(
                 n_startup_trials=STARTUP_TRIALS,
                 n_warmup_steps=PRUNE_FROM_EPOCH,
                 n_min_trials=3,
-            ),
+            )
+            if prune
+            else optuna.pruners.NopPruner(),
             direction="maximize",
             load_if_exists=True,
         )
@@ -157,7 +166,7 @@ def run_study(
 ) -> Iterator[StudyEvent]:
     """Events of all trials until a limit is reached or the space is exhausted.
 
-    settings: for each source the recipe of its trials; depth, learning rate and views are replaced.
+    settings: for each source the recipe of its trials; what is searched is replaced.
     """
     lanes = open_lanes(material, workers)
     running: dict[Lane, _Running] = {}
@@ -247,10 +256,14 @@ def _begin(
 ) -> _Running:
     plan = space.suggest(trial)
     folder = Path(trial.user_attrs.get(_FOLDER, material.folder / TRIALS / f"{trial.number:04d}"))
-    recipe = replace(settings[plan.source], depth=plan.depth, lr=plan.lr, views=plan.views or 1)
+    shared = settings[plan.source]
+    # By name, which a type checker cannot follow: `others` names fields of a recipe.
+    recipe = replace(shared, depth=plan.depth, lr=plan.lr, **dict[str, Any](plan.others))
     trial.set_user_attr(_PLAN, asdict(plan))
     trial.set_user_attr(_FOLDER, str(folder))
-    started = TrialStarted(trial.number, recipe, folder, trial.user_attrs.get(_ATTEMPT, 1))
+    started = TrialStarted(
+        trial.number, recipe, plan.others, folder, trial.user_attrs.get(_ATTEMPT, 1)
+    )
     lane.start(recipe, folder)
     return _Running(trial, started, lane, time.monotonic())
 
@@ -307,7 +320,7 @@ def _tell(study: optuna.Study, at: _Running, ended: TrialEnded) -> None:
         return
     complete = ended.state == "COMPLETE"
     study.tell(at.trial, ended.value if complete else None, state=State[ended.state])
-    checkpoints.remove(at.started.folder)
+    Checkpoints(at.started.folder).remove()
 
 
 def _fail_and_retry(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
+import optuna
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ SOURCE = "embedded://efficientnet_lite0"
 RECIPE = replace(
     recipes.RECIPE, source=SOURCE, depth=0, lr=None, epochs=2, head_start="probe", averaging=0.0
 )
-SPACE = Space({SOURCE: (1,)}, (SOURCE,), lr_min=1e-4, lr_max=1e-3, views=(1,))
+SPACE = Space({SOURCE: (1,)}, (SOURCE,), lr_min=1e-4, lr_max=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +67,17 @@ def material(make_material: Callable[[], Material]) -> Material:
     return make_material()
 
 
-def storage(folder: Path) -> str:
-    return f"sqlite:///{folder / 'study.db'}"
+def opened(
+    folder: Path, fingerprint: Mapping[str, str] = MappingProxyType({}), *, prune: bool = True
+) -> optuna.Study:
+    storage = f"sqlite:///{folder / 'study.db'}"
+    return studies.open_study("s", storage, fingerprint, seed=0, workers=1, prune=prune)
 
 
 def test_the_probe_is_a_trial_without_epochs_whose_value_others_start_from(
     material: Material, tmp_path: Path
 ) -> None:
-    study = studies.open_study("s", storage(tmp_path), {}, seed=0, workers=1)
+    study = opened(tmp_path)
     studies.enqueue_first(study, SPACE)
     events = list(studies.run_study(study, SPACE, {SOURCE: RECIPE}, material, Limits(2, None), 1))
     epochs = {
@@ -95,9 +100,9 @@ def test_the_probe_is_a_trial_without_epochs_whose_value_others_start_from(
 def test_a_loss_that_is_not_finite_fails_the_trial_and_not_the_study(
     make_material: Callable[[], Material], tmp_path: Path
 ) -> None:
-    space = Space({SOURCE: (18,)}, (SOURCE,), lr_min=1e30, lr_max=2e30, views=(1,))
+    space = Space({SOURCE: (18,)}, (SOURCE,), lr_min=1e30, lr_max=2e30)
     recipe = replace(RECIPE, optimizer="sgd")
-    study = studies.open_study("s", storage(tmp_path), {}, seed=0, workers=1)
+    study = opened(tmp_path)
     studies.enqueue_first(study, space)
     ended = [
         event
@@ -113,8 +118,8 @@ def test_a_loss_that_is_not_finite_fails_the_trial_and_not_the_study(
 def test_the_budget_ends_a_trial_within_an_epoch_and_keeps_its_best(
     make_material: Callable[[], Material], tmp_path: Path
 ) -> None:
-    space = Space({SOURCE: (1,)}, (), lr_min=1e-4, lr_max=1e-3, views=(1,))
-    study = studies.open_study("s", storage(tmp_path), {}, seed=0, workers=1)
+    space = Space({SOURCE: (1,)}, (), lr_min=1e-4, lr_max=1e-3)
+    study = opened(tmp_path)
     studies.enqueue_first(study, space)
     deadline = time.monotonic() + 2
     seen = []
@@ -137,10 +142,10 @@ def test_a_study_goes_on_with_its_history(
 ) -> None:
     material = make_material()
     settings = {SOURCE: RECIPE}
-    study = studies.open_study("s", storage(tmp_path), {"data": "d"}, seed=0, workers=1)
+    study = opened(tmp_path, {"data": "d"})
     studies.enqueue_first(study, SPACE)
     list(studies.run_study(study, SPACE, settings, material, Limits(2, None), 1))
-    again = studies.open_study("s", storage(tmp_path), {"data": "d"}, seed=0, workers=1)
+    again = opened(tmp_path, {"data": "d"})
     assert not studies.requeue_interrupted(again)
     events = list(studies.run_study(again, SPACE, settings, material, Limits(3, None), 1))
     assert [e.number for e in events if isinstance(e, TrialStarted)] == [2]
@@ -148,6 +153,20 @@ def test_a_study_goes_on_with_its_history(
 
 
 def test_a_study_begun_with_something_else_is_refused_naming_it(tmp_path: Path) -> None:
-    studies.open_study("s", storage(tmp_path), {"data": "one"}, seed=0, workers=1)
+    opened(tmp_path, {"data": "one"})
     with pytest.raises(OptionsError, match="data was 'one' and is now 'two'"):
-        studies.open_study("s", storage(tmp_path), {"data": "two"}, seed=0, workers=1)
+        opened(tmp_path, {"data": "two"})
+
+
+@pytest.mark.parametrize("prune", [True, False])
+def test_the_worst_trial_at_its_epoch_is_pruned_unless_every_trial_is_wanted(
+    prune: bool, tmp_path: Path
+) -> None:
+    study = opened(tmp_path, prune=prune)
+    for value in (0.6, 0.7, 0.8, 0.9, 0.95):
+        study.add_trial(
+            optuna.create_trial(value=value, intermediate_values={1: value, 2: value, 3: value})
+        )
+    trial = study.ask()
+    trial.report(0.1, 3)
+    assert trial.should_prune() == prune
