@@ -253,7 +253,25 @@ class FinetuneOptions(Options):
 class CheckOptions(Options):
     """Look at the data, without training."""
 
-    data: str = Field("digits", min_length=1, description="As for finetune.")
+    data: str = Field(
+        "digits",
+        min_length=1,
+        description="As for finetune; or boxes and masks (docs/data.md).",
+    )
+    task: Literal["auto", "classification", "detection", "segmentation"] = Field(
+        "auto", description="What is to be learnt; auto: what the data are laid out for."
+    )
+    faulty: Literal["clip", "skip", "error"] = Field(
+        "clip",
+        description="Wrong boxes and masks: clip what reaches beyond its image and leave out what "
+        "cannot be mended, leave out all, or stop.",
+    )
+    ignore_index: Whole = Field(
+        None,
+        ge=0,
+        lt=2**16,
+        description="Value of masks' pixels that counts for nothing, besides 255.",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Of the split.")
     output: str = Field("", description="JSON file for the findings. Default: only print them.")
 

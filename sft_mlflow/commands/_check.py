@@ -16,6 +16,11 @@ def check(options: CheckOptions, observer: Observer = unobserved) -> Surveyed:
     """What there is to know about the data; as JSON too, where an output is given."""
     found = survey(
         options.data,
+        task=None if options.task == "auto" else options.task,
+        faulty=options.faulty,
+        ignored=frozenset()
+        if options.ignore_index is None
+        else frozenset((str(options.ignore_index),)),
         seed=options.seed,
         cache=home() / "data",
         progress=lambda done, total: observer(Progress("Reading images", done, total)),

@@ -183,6 +183,7 @@ def _load(options: FinetuneOptions, observer: Observer) -> Loaded:
     """The checked data, and what the check found on the screen."""
     loaded = load_manifest(
         options.data,
+        task=options.task,
         seed=options.seed,
         cache=home() / "data",
         broken=options.broken,

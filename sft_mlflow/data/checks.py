@@ -6,16 +6,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
+from sft_mlflow.data.findings import SEVERITIES, Finding, Severity
 from sft_mlflow.data.manifest import IMBALANCED, SPLITS, Manifest, Sample, Split, imbalance
 from sft_mlflow.data.readers.listing import Entry, Listing
 from sft_mlflow.data.scan import FileFacts
 from sft_mlflow.data.similarity import near_duplicates
 from sft_mlflow.data.splitting import assign, conflicting_digests, missing_sides, units_per_class
-
-Severity = Literal["error", "warning", "note"]
-_SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+from sft_mlflow.data.truth import TaskName, Truth, classes_in, identity
 
 # Below this many training images a class is learnt by heart rather than learnt.
 FEW_SAMPLES = 10
@@ -30,25 +30,12 @@ _SEED_TRIALS = 100
 _SEED_HASHES = 500_000
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing to know about the data.
-
-    severity: error (a class cannot be learnt), warning (figures may be wrong) or note.
-    """
-
-    severity: Severity
-    kind: str
-    message: str
-    paths: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True)
 class CheckReport:
     """What the check found, worst first.
 
-    files: listed; broken: give no pixels; left_out: readable, but not used; counts: images of
-    each class by side of the split.
+    files: listed; broken: give no pixels; left_out: readable, but not used; images: usable ones on
+    each side of the split; counts: those of them that show each class.
     """
 
     name: str
@@ -56,6 +43,7 @@ class CheckReport:
     files: int
     broken: int
     left_out: int
+    images: dict[Split, int]
     counts: dict[Split, dict[str, int]]
     findings: tuple[Finding, ...]
 
@@ -71,24 +59,27 @@ class CheckReport:
 
     def lines(self) -> tuple[str, ...]:
         """The report as lines of text, long lists cut and counted."""
-        totals = {split: sum(self.counts[split].values()) for split in SPLITS}
         head = (
             f"{self.name}: {self.files} files, {len(self.counts['train'])} classes; "
-            + ", ".join(f"{split} {total}" for split, total in totals.items())
+            + ", ".join(f"{split} {total}" for split, total in self.images.items())
             + f"; {self.broken} broken, {self.left_out} left out"
         )
         return (head, *_class_lines(self.counts), *_finding_lines(self.findings))
 
 
 def check(listing: Listing, facts: Sequence[FileFacts], manifest: Manifest) -> CheckReport:
-    """The report on listed files, their facts (one an entry, in order) and what became of them."""
+    """The report on listed files, their facts (one an entry, in order) and what became of them.
+
+    listing: with its annotations examined, and what was found in them among its findings.
+    """
     usable = [
         (entry, fact)
         for entry, fact in zip(listing.entries, facts, strict=True)
         if fact.problem is None
     ]
-    side = {(s.path, s.label): s.split for s in manifest.samples}
+    side = {(s.path, s.truth): s.split for s in manifest.samples}
     findings = [
+        *listing.findings,
         *_broken(facts),
         *_strays(listing),
         *_conflicts(listing, facts),
@@ -97,7 +88,7 @@ def check(listing: Listing, facts: Sequence[FileFacts], manifest: Manifest) -> C
         *_divided_groups(manifest),
         *_missing(listing, facts, manifest),
         *_small_classes(manifest),
-        *_odd(usable),
+        *_odd(usable, listing.task),
     ]
     return CheckReport(
         name=manifest.name,
@@ -105,8 +96,9 @@ def check(listing: Listing, facts: Sequence[FileFacts], manifest: Manifest) -> C
         files=len(facts),
         broken=len(facts) - len(usable),
         left_out=len(usable) - len(manifest.samples),
+        images={split: len(manifest.side(split)) for split in SPLITS},
         counts={split: manifest.counts(split) for split in SPLITS},
-        findings=tuple(sorted(findings, key=lambda f: _SEVERITIES.index(f.severity))),
+        findings=tuple(sorted(findings, key=lambda f: SEVERITIES.index(f.severity))),
     )
 
 
@@ -133,7 +125,8 @@ def _conflicts(listing: Listing, facts: Sequence[FileFacts]) -> Iterator[Finding
             copies[fact.digest].append(entry)
     for entries in copies.values():
         labels = ", ".join(sorted({repr(entry.label) for entry in entries}))
-        message = f"one image has the labels {labels}; all its copies are left out"
+        said = f"the labels {labels}" if listing.task == "classification" else "several truths"
+        message = f"one image has {said}; all its copies are left out"
         yield Finding("warning", "conflicting-labels", message, _paths(entries))
 
 
@@ -142,7 +135,7 @@ def _exact_duplicates(usable: Sequence[tuple[Entry, FileFacts]]) -> Iterator[Fin
     for entry, fact in usable:
         copies[fact.digest].append(entry)
     for entries in copies.values():
-        if len(entries) < 2 or len({entry.label for entry in entries}) > 1:
+        if len(entries) < 2 or len({identity(entry.truth) for entry in entries}) > 1:
             continue
         given = {entry.split for entry in entries} - {None}
         if len(given) > 1:
@@ -157,18 +150,19 @@ def _exact_duplicates(usable: Sequence[tuple[Entry, FileFacts]]) -> Iterator[Fin
 
 
 def _near_duplicates(
-    usable: Sequence[tuple[Entry, FileFacts]], side: dict[tuple[Any, str], Split]
+    usable: Sequence[tuple[Entry, FileFacts]], side: dict[tuple[Path, Truth], Split]
 ) -> Iterator[Finding]:
     # Copies with the same bytes are told elsewhere: one of each stands for them here.
     distinct: dict[str, tuple[Entry, FileFacts]] = {}
     for entry, fact in usable:
-        if (entry.path, entry.label) in side:
+        if (entry.path, entry.truth) in side:
             distinct.setdefault(fact.digest, (entry, fact))
     pictures = list(distinct.values())
     for cluster in near_duplicates([fact for _, fact in pictures]):
         entries = [pictures[position][0] for position in cluster]
-        sides = {side[entry.path, entry.label] for entry in entries}
-        labels = {entry.label for entry in entries}
+        sides = {side[entry.path, entry.truth] for entry in entries}
+        # Of boxes and masks it is no wonder that they differ.
+        labels = {entry.truth for entry in entries if isinstance(entry.truth, str)}
         under = f" under {len(labels)} labels" if len(labels) > 1 else ""
         if len(sides) > 1:
             message = (
@@ -196,7 +190,11 @@ def _divided_groups(manifest: Manifest) -> Iterator[Finding]:
 
 
 def _missing(listing: Listing, facts: Sequence[FileFacts], manifest: Manifest) -> Iterator[Finding]:
-    for label in sorted({entry.label for entry in listing.entries} - set(manifest.classes)):
+    listed = set().union(*(classes_in(entry.truth) for entry in listing.entries))
+    if unseen := sorted(set(listing.classes) - listed):
+        message = f"{len(unseen)} classes are declared and shown by no image: {', '.join(unseen)}"
+        yield Finding("note", "declared-only", message)
+    for label in sorted(listed - set(manifest.classes)):
         message = f"class {label!r} has no usable image; it is no class of the model"
         yield Finding("error", "missing-on-side", message)
     lacking = {
@@ -237,7 +235,8 @@ def covering_seed(listing: Listing, facts: Sequence[FileFacts]) -> int | None:
 def _uncovered(samples: Sequence[Sample]) -> list[str]:
     sides: dict[str, set[Split]] = defaultdict(set)
     for sample in samples:
-        sides[sample.label].add(sample.split)
+        for name in classes_in(sample.truth):
+            sides[name].add(sample.split)
     return sorted(label for label, found in sides.items() if len(found) < len(SPLITS))
 
 
@@ -263,12 +262,15 @@ def _small_classes(manifest: Manifest) -> Iterator[Finding]:
         if ratio >= IMBALANCED:
             message = (
                 f"class {most!r} has {ratio:.1f} times the training images of {least!r} "
-                f"({present[most]} to {present[least]}); accuracy will hide the small classes"
+                f"({present[most]} to {present[least]})"
             )
+            if manifest.task == "classification":
+                message += "; accuracy will hide the small classes"
             yield Finding("warning", "imbalance", message)
 
 
-def _odd(usable: Sequence[tuple[Entry, FileFacts]]) -> Iterator[Finding]:
+def _odd(usable: Sequence[tuple[Entry, FileFacts]], task: TaskName) -> Iterator[Finding]:
+    shown = "the centre square is used" if task == "classification" else "much will be padding"
     tests: tuple[tuple[str, str, Callable[[FileFacts], bool]], ...] = (
         (
             "odd-size",
@@ -277,7 +279,7 @@ def _odd(usable: Sequence[tuple[Entry, FileFacts]]) -> Iterator[Finding]:
         ),
         (
             "odd-size",
-            f"are over {ELONGATED:g} times as long as wide; the centre square is used",
+            f"are over {ELONGATED:g} times as long as wide; {shown}",
             lambda f: max(f.width, f.height) > ELONGATED * min(f.width, f.height),
         ),
         ("odd-mode", "have a palette", lambda f: f.mode in ("P", "PA")),
@@ -313,7 +315,7 @@ def _class_lines(counts: dict[Split, dict[str, int]]) -> Iterator[str]:
 
 
 def _finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
-    ordered = sorted(findings, key=lambda f: (_SEVERITIES.index(f.severity), f.kind))
+    ordered = sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.kind))
     for (severity, kind), same in groupby(ordered, key=lambda f: (f.severity, f.kind)):
         found = list(same)
         for finding in found[:_SHOWN_FINDINGS]:

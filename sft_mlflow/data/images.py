@@ -27,7 +27,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 from sft_mlflow.errors import DataError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
-ProblemKind = Literal["unreadable", "truncated", "empty", "not-an-image", "bomb"]
+ProblemKind = Literal[
+    "unreadable", "truncated", "empty", "not-an-image", "bomb", "bad-mask", "bad-boxes"
+]
 
 # Pillow's own default: a quarter of a gigabyte of RGB. Theirs only warns up to twice as much.
 MAX_PIXELS = 89_478_485
@@ -141,6 +143,22 @@ def examine(
         transparent=image.has_transparency_data,
     )
     return picture, encoding
+
+
+def stored(data: bytes, path: Path | None) -> Image.Image:
+    """The picture as the file has it: grey levels, palette indices or colours, not turned.
+
+    Raises BrokenImageError.
+    """
+    image = _opened(data, path)
+    try:
+        with _quiet(data):
+            image.load()
+    except Image.DecompressionBombError as error:
+        raise BrokenImageError(path, "bomb", str(error)) from error
+    except _PILLOW_ERRORS as error:
+        raise _broken(path, error, header=False) from error
+    return image
 
 
 def read_bytes(path: Path) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Literal
@@ -11,12 +11,22 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sft_mlflow.data.annotations import Faulty, examine_annotations
 from sft_mlflow.data.checks import CheckReport, check, covering_seed
 from sft_mlflow.data.images import ProblemKind
 from sft_mlflow.data.manifest import SPLITS, Manifest, Sample
 from sft_mlflow.data.readers import Listing, read
 from sft_mlflow.data.scan import FileFacts, Progress, scan
 from sft_mlflow.data.splitting import assign
+from sft_mlflow.data.truth import (
+    TaskName,
+    as_text,
+    classes_in,
+    from_text,
+    task_named,
+    values_from,
+    values_text,
+)
 from sft_mlflow.errors import DataError
 from sft_mlflow.whole_file import whole_file
 
@@ -66,20 +76,27 @@ class Loaded:
 def load_manifest(
     uri: str,
     *,
+    task: TaskName | None = None,
     seed: int = 0,
     cache: Path,
     broken: Literal["skip", "error"] = "skip",
+    faulty: Faulty = "clip",
+    ignored: frozenset[str] = frozenset(),
     progress: Progress | None = None,
 ) -> Loaded:
     """The checked manifest of a folder, a table (a saved manifest, too) or a named data set.
 
-    seed: of the sides that the source does not give; cache: folder for data sets that are written
-    or downloaded; broken: leave such files out and list them, or make them an error; progress:
-    called with (files read, files in all).
+    task: what is to be learnt, None for what the source is most likely for; seed: of the sides that
+    the source does not give; cache: folder for data sets that are written or downloaded; broken:
+    leave such files out and list them, or make them an error; faulty: what becomes of boxes and
+    masks that are wrong; ignored: values of masks that count for nothing; progress: called with
+    (files read, files in all).
     Raises OptionsError for an unknown URI and DataError where fewer than two classes or an empty
     side would be left, with what the check found.
     """
-    found = survey(uri, seed=seed, cache=cache, progress=progress)
+    found = survey(
+        uri, task=task, seed=seed, cache=cache, faulty=faulty, ignored=ignored, progress=progress
+    )
     if found.broken and broken == "error":
         raise DataError(_broken_message(found))
     if found.unfit is not None:
@@ -87,21 +104,36 @@ def load_manifest(
     return Loaded(found.manifest, found.report, found.broken, found.shorter_side)
 
 
-def survey(uri: str, *, seed: int, cache: Path, progress: Progress | None = None) -> Surveyed:
+def survey(
+    uri: str,
+    *,
+    task: TaskName | None = None,
+    seed: int,
+    cache: Path,
+    faulty: Faulty = "clip",
+    ignored: frozenset[str] = frozenset(),
+    progress: Progress | None = None,
+) -> Surveyed:
     """All that can be said of the data before training, arguments as for `load_manifest`.
 
     Raises OptionsError for an unknown URI and DataError where nothing or one class is listed.
     """
-    listing = read(uri, cache=cache)
-    facts = scan([entry.path for entry in listing.entries], progress=progress)
+    listed = read(uri, cache=cache, task=task, ignored=ignored)
+    scanned = scan([entry.path for entry in listed.entries], progress=progress)
+    examined = examine_annotations(listed, scanned, faulty)
+    listing = replace(listed, entries=examined.entries, findings=examined.findings)
+    facts = examined.facts
     files = tuple(
         BrokenFile(entry.path, entry.label, fact.problem.kind, fact.problem.reason)
         for entry, fact in zip(listing.entries, facts, strict=True)
         if fact.problem is not None
     )
     samples = assign(listing, facts, seed=seed)
-    classes = tuple(sorted({sample.label for sample in samples}))
-    manifest = Manifest(listing.name, listing.uri, samples, classes)
+    found = frozenset().union(*(classes_in(sample.truth) for sample in samples))
+    # In the order that the source declares, if it does.
+    declared = [name for name in listing.classes if name in found]
+    classes = tuple(declared or sorted(found))
+    manifest = Manifest(listing.name, listing.uri, samples, classes, listing.mask_values)
     sides = [min(fact.width, fact.height) for fact in facts if fact.problem is None]
     return Surveyed(
         manifest=manifest,
@@ -115,13 +147,20 @@ def survey(uri: str, *, seed: int, cache: Path, progress: Progress | None = None
 def save_manifest(manifest: Manifest, path: Path) -> None:
     """Writes the manifest as Parquet: path, label, split, group, digest, one row a sample.
 
-    Name, URI and classes are in the schema's metadata. The file appears whole or not at all.
+    Name, URI, task, classes and what the pixels of masks stand for are in the schema's metadata;
+    boxes and masks are JSON in the column of labels. The file appears whole or not at all.
     """
-    metadata = {"name": manifest.name, "uri": manifest.uri, "classes": json.dumps(manifest.classes)}
+    metadata = {
+        "name": manifest.name,
+        "uri": manifest.uri,
+        "task": manifest.task,
+        "classes": json.dumps(manifest.classes),
+        "mask_values": values_text(manifest.mask_values),
+    }
     rows = [
         {
             "path": str(sample.path),
-            "label": sample.label,
+            "label": as_text(sample.truth),
             "split": sample.split,
             "group": sample.group,
             "digest": sample.digest,
@@ -146,8 +185,15 @@ def read_manifest(path: Path) -> Manifest:
             f"{path}: a Parquet file, but no saved manifest. As a table of paths and labels it "
             "is read by giving it as data."
         )
+    task = task_named(metadata.get(b"task", b"").decode())
     samples = tuple(
-        Sample(Path(row["path"]), row["label"], row["digest"], row["split"], row["group"])
+        Sample(
+            Path(row["path"]),
+            from_text(task, row["label"]),
+            row["digest"],
+            row["split"],
+            row["group"],
+        )
         for row in table.select(_SCHEMA.names).to_pylist()
     )
     return Manifest(
@@ -155,6 +201,7 @@ def read_manifest(path: Path) -> Manifest:
         uri=metadata[b"uri"].decode(),
         samples=samples,
         classes=tuple(json.loads(metadata[b"classes"])),
+        mask_values=values_from(metadata.get(b"mask_values", b"").decode()),
     )
 
 
@@ -178,13 +225,15 @@ def _unfit(
     facts: tuple[FileFacts, ...],
     files: tuple[BrokenFile, ...],
 ) -> str | None:
-    if len(manifest.classes) < 2:
+    # Of objects one kind is enough: they are there or not.
+    if len(manifest.classes) < (1 if listing.task == "detection" else 2):
         because = f" First broken file: {files[0].path}: {files[0].reason}." if files else ""
         return (
             f"{listing.uri}: of {len(listing.entries)} files in "
             f"{len({entry.label for entry in listing.entries})} classes, "
             f"{len(manifest.samples)} usable ones in {len(manifest.classes)} are left; "
-            f"{len(files)} are broken. At least two classes are needed.{because}"
+            f"{len(files)} are broken. At least two classes are needed, or one kind of "
+            f"object.{because}"
         )
     empty = [split for split in SPLITS if not manifest.side(split)]
     if not empty:

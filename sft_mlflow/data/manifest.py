@@ -11,6 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
+from sft_mlflow.data.truth import (
+    MaskValues,
+    TaskName,
+    Truth,
+    classes_in,
+    identity,
+    label_of,
+    task_of,
+)
+
 Split = Literal["train", "valid", "test"]
 # From this imbalance on, accuracy hides what small classes get.
 IMBALANCED = 3.0
@@ -31,31 +41,43 @@ class Sample:
     """
 
     path: Path
-    label: str
+    truth: Truth
     digest: str
     split: Split
     group: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Name of its class; of several, all of them."""
+        return label_of(self.truth)
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What a study is trained, chosen and tested on.
 
-    samples: in reading order; classes: sorted, the index of a class is its position.
+    samples: in reading order; classes: the index of a class is its position; mask_values: what the
+    pixels of masks stand for, None where there are none.
     """
 
     name: str
     uri: str
     samples: tuple[Sample, ...]
     classes: tuple[str, ...]
+    mask_values: MaskValues | None = None
+
+    @property
+    def task(self) -> TaskName:
+        """What can be learnt from it."""
+        return task_of(sample.truth for sample in self.samples)
 
     def side(self, split: Split) -> tuple[Sample, ...]:
         """Samples of one side of the split, in reading order."""
         return tuple(sample for sample in self.samples if sample.split == split)
 
     def counts(self, split: Split) -> dict[str, int]:
-        """Number of samples of each class on one side, zeros included."""
-        found = Counter(sample.label for sample in self.side(split))
+        """Number of samples that show each class on one side, zeros included."""
+        found = Counter(name for sample in self.side(split) for name in classes_in(sample.truth))
         return {name: found[name] for name in self.classes}
 
     @cached_property
@@ -68,7 +90,7 @@ class Manifest:
 
 
 def digest_of(samples: Iterable[Sample]) -> str:
-    """SHA-256 in hex over (content, label, split) of the samples, in any order."""
+    """SHA-256 in hex over (content, truth, split) of the samples, in any order."""
     # As JSON, since a label may hold any character that would separate the fields.
-    lines = sorted(json.dumps([s.digest, s.split, s.label]) for s in samples)
+    lines = sorted(json.dumps([s.digest, s.split, identity(s.truth)]) for s in samples)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -6,12 +6,16 @@ stratified exactly: each class is divided like independent draws with the fracti
 probabilities, and a small class may miss a side, which `check` reports together with a seed that
 covers every class. Quotas per class would move samples from test to train when data are added,
 and with them every figure that was measured before.
+
+Where an image shows several classes, no quotas would do. Of some draws, which differ by a number
+beside the seed, the one is taken that keeps the mix of classes best; so the side of a sample hangs
+on the others through that number alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,9 +25,18 @@ from scipy.sparse.csgraph import connected_components
 from sft_mlflow.data.manifest import SPLITS, Sample, Split
 from sft_mlflow.data.readers.listing import Listing
 from sft_mlflow.data.scan import FileFacts
+from sft_mlflow.data.truth import classes_in, identity
 
 VALID_FRACTION = 0.15
 TEST_FRACTION = 0.15
+FRACTIONS: dict[Split, float] = {
+    "train": 1 - VALID_FRACTION - TEST_FRACTION,
+    "valid": VALID_FRACTION,
+    "test": TEST_FRACTION,
+}
+# Draws to choose from where images show several classes, fewer where there are many images.
+_DRAWS = 64
+_DRAWN_UNITS = 500_000
 
 # An image with two copies on different sides stays on the side that judges.
 _PRECEDENCE: tuple[Split, ...] = ("test", "valid", "train")
@@ -53,25 +66,36 @@ def assign(listing: Listing, facts: Sequence[FileFacts], *, seed: int) -> tuple[
         members[unit].append(index)
 
     missing = missing_sides(listing)
-    sides: list[Split] = ["train"] * len(usable)
-    for indices in members.values():
-        given = {entries[index].split for index in indices} - {None}
-        if given <= {"train"}:
-            groups = [group for index in indices if (group := entries[index].group) is not None]
-            key = f"group {min(groups)}" if groups else f"content {digests[indices[0]]}"
-            drawn = _draw(seed, key, missing)
-            for index in indices:
-                sides[index] = drawn
-        else:
-            joined = next(side for side in _PRECEDENCE if side in given)
-            for index in indices:
-                sides[index] = entries[index].split or joined
+
+    def drawn(word: str) -> list[Split]:
+        """The side of each usable entry, where `word` and its unit decide what is drawn."""
+        sides: list[Split] = ["train"] * len(usable)
+        for indices in members.values():
+            given = {entries[index].split for index in indices} - {None}
+            if given <= {"train"}:
+                groups = [group for index in indices if (group := entries[index].group) is not None]
+                key = f"group {min(groups)}" if groups else f"content {digests[indices[0]]}"
+                side = _draw(word, key, missing)
+                for index in indices:
+                    sides[index] = side
+            else:
+                joined = next(side for side in _PRECEDENCE if side in given)
+                for index in indices:
+                    sides[index] = entries[index].split or joined
+        return sides
+
+    words = [str(seed)]
+    if missing and listing.task != "classification":
+        more = min(_DRAWS, _DRAWN_UNITS // max(1, len(members)))
+        words += [f"{seed}, draw {number}" for number in range(1, more)]
+    shown = [classes_in(entry.truth) for entry in entries]
+    sides = min(map(drawn, words), key=lambda sides: _unevenness(sides, shown))
 
     keeps: dict[str, Split] = {}
     for digest, side in zip(digests, sides, strict=True):
         keeps[digest] = min(keeps.get(digest, side), side, key=_PRECEDENCE.index)
     return tuple(
-        Sample(entry.path, entry.label, digest, side, entry.group)
+        Sample(entry.path, entry.truth, digest, side, entry.group)
         for entry, digest, side in zip(entries, digests, sides, strict=True)
         if keeps[digest] == side
     )
@@ -84,12 +108,12 @@ def missing_sides(listing: Listing) -> tuple[Split, ...]:
 
 
 def conflicting_digests(listing: Listing, facts: Sequence[FileFacts]) -> frozenset[str]:
-    """Digests of readable content that stands under several labels."""
-    labels: dict[str, set[str]] = defaultdict(set)
+    """Digests of readable content of which several things are said to be true."""
+    truths: dict[str, set[str]] = defaultdict(set)
     for entry, fact in zip(listing.entries, facts, strict=True):
         if fact.problem is None:
-            labels[fact.digest].add(entry.label)
-    return frozenset(digest for digest, found in labels.items() if len(found) > 1)
+            truths[fact.digest].add(identity(entry.truth))
+    return frozenset(digest for digest, found in truths.items() if len(found) > 1)
 
 
 def units_per_class(samples: Sequence[Sample]) -> dict[str, int]:
@@ -97,7 +121,8 @@ def units_per_class(samples: Sequence[Sample]) -> dict[str, int]:
     units = _units([s.digest for s in samples], [s.group for s in samples])
     found: dict[str, set[int]] = defaultdict(set)
     for sample, unit in zip(samples, units, strict=True):
-        found[sample.label].add(unit)
+        for name in classes_in(sample.truth):
+            found[name].add(unit)
     return {label: len(members) for label, members in found.items()}
 
 
@@ -118,9 +143,22 @@ def _units(digests: Sequence[str], groups: Sequence[str | None]) -> list[int]:
     return [int(part[node]) for node in own]
 
 
-def _draw(seed: int, key: str, missing: Sequence[Split]) -> Split:
+def _unevenness(sides: Sequence[Split], shown: Sequence[frozenset[str]]) -> float:
+    """How far the classes, and the images, are from standing on each side in its fraction."""
+    counts: dict[str, Counter[Split]] = defaultdict(Counter)
+    for side, classes in zip(sides, shown, strict=True):
+        for name in ("", *classes):
+            counts[name][side] += 1
+    return sum(
+        abs(found[side] / found.total() - fraction)
+        for found in counts.values()
+        for side, fraction in FRACTIONS.items()
+    )
+
+
+def _draw(word: str, key: str, missing: Sequence[Split]) -> Split:
     """The side of one unit. Each side owns a fixed interval, whether or not it is missing."""
-    hashed = hashlib.sha256(f"{seed} {key}".encode()).digest()
+    hashed = hashlib.sha256(f"{word} {key}".encode()).digest()
     position = int.from_bytes(hashed[:8], "big") / 2**64
     if position < TEST_FRACTION:
         return "test" if "test" in missing else "train"

@@ -34,12 +34,31 @@ def table_rows(
     return read(table, needed, optional)
 
 
-def saved_name(table: Path) -> str:
-    """The name that a saved manifest keeps in its schema; else the file's."""
+def columns_of(table: Path) -> set[str]:
+    """Names of its columns, without case and spaces; empty where it cannot be read as a table."""
+    try:
+        if table.suffix.lower() in _PARQUET:
+            names = pq.read_schema(table).names
+        else:
+            with table.open(newline="", encoding="utf-8-sig") as file:
+                names = next(csv.reader(file, delimiter=_DELIMITERS[table.suffix.lower()]), [])
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError, csv.Error):
+        # Whoever reads its rows says what is wrong with it.
+        return set()
+    return {name.strip().lower() for name in names}
+
+
+def saved(table: Path) -> dict[str, str]:
+    """What a saved manifest keeps in its schema: name, task and more; else nothing."""
     if table.suffix.lower() not in _PARQUET:
-        return table.stem
-    metadata: dict[bytes, bytes] = pq.read_schema(table).metadata or {}
-    return metadata.get(b"name", table.stem.encode()).decode()
+        return {}
+    try:
+        metadata: dict[bytes, bytes] = pq.read_schema(table).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        # Whoever reads its rows says what is wrong with it.
+        return {}
+    known = (b"name", b"task", b"classes", b"mask_values")
+    return {key.decode(): metadata[key].decode() for key in known if key in metadata}
 
 
 def _csv(table: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[int, Row]]:

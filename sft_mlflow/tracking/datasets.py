@@ -188,7 +188,7 @@ def _listed(path: str | Path, name: str | None, digest: str | None) -> ImageData
     from sft_mlflow.errors import OptionsError
 
     uri = str(path)
-    if not folder.accepts(uri) and not table.accepts(uri):
+    if not folder.tasks(uri) and not table.tasks(uri):
         raise OptionsError(f"{uri}: no folder and no .csv, .tsv or .parquet file. Check the path.")
 
     def content(file: Path) -> str:
@@ -199,7 +199,7 @@ def _listed(path: str | Path, name: str | None, digest: str | None) -> ImageData
             return ""
 
     # Neither reader writes anything, so the cache is never touched.
-    listing = read(uri, cache=Path())
+    listing = read(uri, cache=Path(), task="classification")
     if digest is None:
         digests = list(ordered_map(content, [e.path for e in listing.entries], ahead=4 * THREADS))
     else:

@@ -62,12 +62,12 @@ def given_test_data(uri: str, *, cache: Path) -> HeldOut:
     The test side, where the source has sides (a saved manifest, a column split, a test folder);
     else all of it. Broken files are left out and counted. Raises DataError where none is left.
     """
-    listing = read(uri, cache=cache)
+    listing = read(uri, cache=cache, task="classification")
     sided = any(entry.split is not None for entry in listing.entries)
     entries = [e for e in listing.entries if e.split == "test" or not sided]
     facts = scan([entry.path for entry in entries])
     samples = tuple(
-        Sample(entry.path, entry.label, fact.digest, "test", entry.group)
+        Sample(entry.path, entry.truth, fact.digest, "test", entry.group)
         for entry, fact in zip(entries, facts, strict=True)
         if fact.problem is None
     )

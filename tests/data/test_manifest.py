@@ -68,7 +68,7 @@ def test_the_digest_does_not_depend_on_the_order(seed: int) -> None:
 def test_no_label_can_pass_for_another_sample() -> None:
     one = Sample(Path("/a"), "x", "0" * 64, "train")
     other = Sample(Path("/b"), "y", "1" * 64, "train")
-    forged = replace(one, label=f"x\n{other.digest}\t{other.split}\t{other.label}")
+    forged = replace(one, truth=f"x\n{other.digest}\t{other.split}\t{other.label}")
     assert digest_of([forged]) != digest_of([one, other])
 
 

@@ -6,8 +6,19 @@ import difflib
 from pathlib import Path
 from typing import Protocol
 
-from sft_mlflow.data.readers import digits, folder, table, torchvision_sets
+from sft_mlflow.data.readers import (
+    cityscapes,
+    coco,
+    digits,
+    folder,
+    mask_folders,
+    table,
+    torchvision_sets,
+    voc,
+    yolo,
+)
 from sft_mlflow.data.readers.listing import Entry, Listing
+from sft_mlflow.data.truth import TaskName, classes_in
 from sft_mlflow.errors import DataError, OptionsError
 
 __all__ = ["READERS", "Entry", "Listing", "Reader", "read"]
@@ -16,38 +27,70 @@ __all__ = ["READERS", "Entry", "Listing", "Reader", "read"]
 class Reader(Protocol):
     """A module that reads one kind of source."""
 
-    def accepts(self, uri: str) -> bool:
-        """Whether the source is of this reader's kind."""
+    def tasks(self, uri: str) -> tuple[TaskName, ...]:
+        """What can be learnt from the source, the likeliest first; nothing if it is of no use."""
 
-    def read(self, uri: str, *, cache: Path) -> Listing:
-        """The listing. Raises DataError."""
-
-
-# In this order: a known name wins over a folder of that name, which `./name` still reaches.
-READERS: tuple[Reader, ...] = (digits, torchvision_sets, table, folder)
+    def read(self, uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> Listing:
+        """The listing for one of these tasks. Raises DataError."""
 
 
-def read(uri: str, *, cache: Path) -> Listing:
-    """The listed files of a folder, a CSV or Parquet table, or a data set known by name.
+# In this order: a known name wins over a folder of that name, which `./name` still reaches, and a
+# layout that says more over class folders.
+READERS: tuple[Reader, ...] = (
+    digits,
+    torchvision_sets,
+    table,
+    coco,
+    voc,
+    yolo,
+    cityscapes,
+    mask_folders,
+    folder,
+)
 
-    cache: folder for data sets that are written or downloaded. No image file is read.
-    Raises OptionsError for a URI that is nothing known, DataError for one that holds no images
-    or a single class.
+
+def read(
+    uri: str,
+    *,
+    cache: Path,
+    task: TaskName | None = None,
+    ignored: frozenset[str] = frozenset(),
+) -> Listing:
+    """The listed files of a folder, a table, an annotation file, or a data set known by name.
+
+    task: what is to be learnt, None for what the source is most likely for; cache: folder for data
+    sets that are written or downloaded; ignored: values of masks that count for nothing. No image
+    file is read.
+    Raises OptionsError for a URI that is nothing known or nothing for that task, DataError for one
+    that holds no images or a single class.
     """
     for reader in READERS:
-        if reader.accepts(uri):
-            listing = reader.read(uri, cache=cache)
-            _check_classes(listing)
-            return listing
+        if not (tasks := reader.tasks(uri)):
+            continue
+        if task is not None and task not in tasks:
+            raise OptionsError(
+                f"task: {uri} is laid out for {' or '.join(tasks)} and not for {task}; "
+                "docs/data.md names the layouts of each."
+            )
+        listing = reader.read(uri, cache=cache, task=task or tasks[0], ignored=ignored)
+        _check_classes(listing)
+        return listing
     raise OptionsError(_unknown(uri))
 
 
 def _check_classes(listing: Listing) -> None:
-    classes = sorted({entry.label for entry in listing.entries})
+    classes = sorted(set().union(*(classes_in(entry.truth) for entry in listing.entries)))
+    if listing.task == "segmentation":
+        # What masks show is known when they are read.
+        classes = list(listing.classes)
+    elif listing.task == "detection" and classes:
+        # One kind of object, to be found or not.
+        return
     if not classes:
         raise DataError(
             f"{listing.uri}: no images found. Expected one folder a class with JPEG, PNG, WebP, "
-            "TIFF, BMP or GIF files in it, or a table with the columns path and label."
+            "TIFF, BMP or GIF files in it, a table with the columns path and label, or one of the "
+            "layouts for boxes and masks (docs/data.md)."
         )
     if len(classes) == 1:
         raise DataError(
@@ -70,6 +113,7 @@ def _unknown(uri: str) -> str:
     near = difflib.get_close_matches(path.name.lower(), lowered, n=1)
     hint = f" Did you mean {lowered[near[0]]!r}?" if near else ""
     return (
-        f"data: {uri!r} is no folder, no .csv, .tsv or .parquet file, and no known data set."
+        f"data: {uri!r} is no folder, no .csv, .tsv, .parquet, .json or .yaml file, and no "
+        f"known data set."
         f"{hint} Known data sets: {', '.join(names)}."
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sft_mlflow.data.manifest import Split
 from sft_mlflow.data.readers.listing import SPLIT_WORDS, Entry, Listing
+from sft_mlflow.data.truth import TaskName
 from sft_mlflow.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
@@ -17,21 +18,21 @@ IMAGE_SUFFIXES = frozenset(
 _CLUTTER = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r"))
 
 
-def accepts(uri: str) -> bool:
-    """Whether the URI is a folder."""
-    return Path(uri).expanduser().is_dir()
+def tasks(uri: str) -> tuple[TaskName, ...]:
+    """Classification for any folder."""
+    return ("classification",) if Path(uri).expanduser().is_dir() else ()
 
 
-def read(uri: str, *, cache: Path) -> Listing:
+def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> Listing:
     """The files below each class folder, by path; a class is the name of its folder.
 
     Folders named train, valid (val, validation), test are sides of the split if all folders at
     the top are such, train among them. Every file in a class folder is listed whatever its name,
     so that a file which is no image is reported; hidden files and the clutter of file managers
-    are not. cache is not used.
+    are not. The arguments beside the URI are not used.
     Raises DataError where split folders and others stand side by side.
     """
-    del cache
+    del cache, task, ignored
     root = Path(uri).expanduser().resolve()
     top = _folders(root)
     sides = {path: SPLIT_WORDS[path.name.lower()] for path in top if _is_side(path)}

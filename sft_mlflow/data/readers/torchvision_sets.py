@@ -14,6 +14,7 @@ from urllib.error import URLError
 from sft_mlflow.data.readers import folder
 from sft_mlflow.data.readers.listing import Listing
 from sft_mlflow.data.readers.materialised import materialise
+from sft_mlflow.data.truth import TaskName
 from sft_mlflow.errors import DataError
 
 
@@ -90,12 +91,12 @@ SETS: dict[str, NamedSet] = {
 NAMES = tuple(SETS)
 
 
-def accepts(uri: str) -> bool:
-    """Whether the URI is the name of one of the sets."""
-    return uri in SETS
+def tasks(uri: str) -> tuple[TaskName, ...]:
+    """Classification for the name of one of the sets."""
+    return ("classification",) if uri in SETS else ()
 
 
-def read(uri: str, *, cache: Path) -> Listing:
+def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> Listing:
     """The set as files in cache/NAME/{train,valid,test}/CLASS, downloaded at the first use.
 
     Sets that torchvision holds as arrays become PNG files; image files are kept as they are.
@@ -109,7 +110,9 @@ def read(uri: str, *, cache: Path) -> Listing:
             write_files(data, root / side)
 
     root = materialise(cache / uri, write)
-    return replace(folder.read(str(root), cache=cache), name=uri, uri=uri)
+    return replace(
+        folder.read(str(root), cache=cache, task=task, ignored=ignored), name=uri, uri=uri
+    )
 
 
 def write_files(data: Any, root: Path) -> None:
