@@ -26,6 +26,8 @@ from sft_mlflow.options import EMBEDDED_SOURCE
 from sft_mlflow.reuse import planner
 from sft_mlflow.reuse.planner import Choice, Need, Prices
 from sft_mlflow.reuse.store import Store
+from sft_mlflow.training.prepare import Prepared
+from sft_mlflow.training.trial import Material
 
 RESNET = "torchvision://resnet50/random"
 TRIALS = 2
@@ -88,28 +90,25 @@ def main() -> None:
 def compared(workload: Workload, folder: Path) -> dict[str, object]:
     """Seconds of the trials as planned, the starts taken, and seconds from each fixed start."""
     folder.mkdir()
-    material, prepared = made_ready(
-        workload.data,
-        folder,
-        workload.epochs,
-        source=workload.source,
-        image_size=workload.image_size,
-        few=workload.few,
-        with_probe="random" not in workload.recipe,
-    )
+
+    def ready() -> tuple[Material, Prepared]:
+        return made_ready(
+            workload.data,
+            folder,
+            workload.epochs,
+            source=workload.source,
+            image_size=workload.image_size,
+            few=workload.few,
+            with_probe="random" not in workload.recipe,
+        )
+
+    material, prepared = ready()
     recipe = recipe_of(workload.recipe, prepared, workload.epochs)
     # Prices are measured once a study; here, once for all.
     trial(material, replace(recipe, epochs=1), folder / "trial")
     shutil.rmtree(folder / "store")
-    made_ready(
-        workload.data,
-        folder,
-        workload.epochs,
-        source=workload.source,
-        image_size=workload.image_size,
-        few=workload.few,
-        with_probe="random" not in workload.recipe,
-    )
+    ready()
+    (folder / "store").mkdir(exist_ok=True)
 
     def seconds(choose: Callable[..., Choice]) -> float:
         copy = shutil.copytree(folder / "store", folder / "copy")

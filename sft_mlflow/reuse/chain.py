@@ -26,6 +26,7 @@ from sft_mlflow.data.ordered import THREADS, ordered_map
 from sft_mlflow.data.pixels import PixelSpec, pixels_of
 from sft_mlflow.errors import DataError
 from sft_mlflow.reuse.store import Keys, Store, keys_of
+from sft_mlflow.sources.folding import folded
 from sft_mlflow.sources.network import StagedNetwork, normalise
 from sft_mlflow.sources.source_model import Preprocessing
 from sft_mlflow.training.augmentation import augment
@@ -33,7 +34,7 @@ from sft_mlflow.training.precision import Arithmetic
 from sft_mlflow.training.recipe import Augmentation
 
 # To be raised when the same image, source and point give other values than before.
-VERSION = 1
+VERSION = 2
 # Images that are computed together where none are asked for in particular.
 FILL_BATCH = 64
 # Between two looks at what another process has filled.
@@ -95,7 +96,7 @@ class Road:
 
     def segment(self, begin: int, end: int) -> Callable[[Tensor], Tensor]:
         """The function from values at one point to those at a later one, without gradients."""
-        run: nn.Module = self.network.segment(begin, end)
+        run = folded(self.network.segment(begin, end)) if begin < end else nn.Identity()
         mean, std = self.preprocessing.mean, self.preprocessing.std
 
         @torch.no_grad()

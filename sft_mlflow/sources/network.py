@@ -16,7 +16,7 @@ from sft_mlflow.sources.source_model import Architecture, SourceModel
 class StagedNetwork:
     """A model, the stages of its body, and the roads through it.
 
-    `depth` counts the last stages that train, from 0 (the head alone) to `full_depth`. `prefix`
+    `depth` counts the last stages that train, from 0 (the head alone) to `full_depth`. `segment`
     and `suffix` share the model's parameters: training one trains the model.
     """
 
@@ -42,16 +42,16 @@ class StagedNetwork:
     def prefix(self, depth: int) -> nn.Module:
         """From pixels to the cut below the last `depth` stages; the pixels themselves at D."""
         self._check(depth)
-        return self.segment(0, self.full_depth - depth)
+        return (
+            self.segment(0, self.full_depth - depth) if depth < self.full_depth else nn.Identity()
+        )
 
-    def segment(self, begin: int, end: int) -> nn.Module:
-        """From the cut after the first `begin` stages to the one after `end`; 0 are the pixels."""
-        if begin == end:
-            return nn.Identity()
+    def segment(self, begin: int, end: int) -> torch.fx.GraphModule:
+        """From the cut after the first `begin` stages to a later one after `end`; 0: the pixels."""
         first = self.stages[begin - 1].last + 1 if begin else 0
         return self._graph_module(first, self.stages[end - 1].last)
 
-    def suffix(self, depth: int) -> nn.Module:
+    def suffix(self, depth: int) -> torch.fx.GraphModule:
         """From that cut to the output of the head."""
         cut = self._cut(depth)
         return self._graph_module(0 if cut is None else cut + 1, None)

@@ -20,11 +20,12 @@ from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-import torch
+import torch.fx
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sft_mlflow.errors import TrialError
+from sft_mlflow.sources.folding import folded
 from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.tasks.base import Task
 from sft_mlflow.training import mixup, optimisers
@@ -166,11 +167,17 @@ def fit(
 
 
 @torch.no_grad()
-def predict(suffix: nn.Module, batches: Batches) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Outputs and targets of the validation side, in float32 as the model will be used."""
+def predict(
+    suffix: torch.fx.GraphModule, batches: Batches
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Outputs and targets of the validation side, in float32 as the model will be used.
+
+    suffix: in eval mode.
+    """
+    answer = folded(suffix)
     outputs, targets = [], []
     for batch in batches.validation():
-        outputs.append(suffix(batch.values).float().cpu().numpy())
+        outputs.append(answer(batch.values).float().cpu().numpy())
         targets.append(batch.targets.cpu().numpy())
     return np.concatenate(outputs), np.concatenate(targets)
 

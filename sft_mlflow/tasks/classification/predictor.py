@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from sft_mlflow.sources import architectures, model_folder, network
+from sft_mlflow.sources.folding import folded
 from sft_mlflow.sources.model_folder import ModelConfig
 from sft_mlflow.tasks.classification import calibration
 
@@ -26,7 +27,8 @@ class Predictor:
     def __init__(self, config: ModelConfig, staged: network.StagedNetwork, device: str) -> None:
         self.config = config
         self._device = torch.device(device)
-        self._model = staged.model.eval().to(self._device).to(memory_format=torch.channels_last)
+        staged.model.eval().to(self._device).to(memory_format=torch.channels_last)
+        self._answer = folded(staged.suffix(staged.full_depth))
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Predictor:
@@ -55,5 +57,5 @@ class Predictor:
         batch = network.normalise(
             torch.from_numpy(padded).to(self._device), preprocessing.mean, preprocessing.std
         )
-        outputs: NDArray[np.float32] = self._model(batch)[: len(pixels)].float().cpu().numpy()
+        outputs: NDArray[np.float32] = self._answer(batch)[: len(pixels)].float().cpu().numpy()
         return outputs
