@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
 
@@ -62,11 +63,13 @@ def _cuts(model: nn.Module, workload: Workload, side: str) -> tuple[dict[str, Te
     precise = side == "valid"
     model.eval()
     images, labels = zip(*Files(workload.files(side)), strict=True)
+    # BatchNorm folded into the convolutions, as everywhere where nothing trains.
+    frozen = [fuse(part) for part in parts(model, 0)[: place(BLOCKS[-1])]]
     found: dict[str, list[Tensor]] = {block: [] for block in BLOCKS}
     for some in torch.stack(images).split(BATCH):
         values = some.to(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not precise):
-            for number, part in enumerate(parts(model, 0)[: place(BLOCKS[-1])]):
+            for number, part in enumerate(frozen):
                 values = part(values)
                 for block in BLOCKS:
                     if place(block) == number + 1:
@@ -93,10 +96,10 @@ def _train(
             nn.functional.cross_entropy(outputs.float(), labels[rows]).backward()
             optimizer.step()
             optimizer.zero_grad()
-        suffix.eval()
+        answering = fuse(suffix.eval())
         with torch.no_grad():
             for some in valid[0][block].split(BATCH):
-                suffix(some)
+                answering(some)
 
 
 def flops_ratio(model: nn.Module, train: int, valid: int) -> float:
