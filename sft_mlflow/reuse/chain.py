@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -154,32 +155,60 @@ class Chain:
         # Spent so far on reading and computing values.
         self.seconds = 0.0
 
-    def inputs(self, rows: Rows, view: int, point: int) -> Tensor:
-        """What the network takes from there on: at point 0 normalised images (B, 3, H, W)."""
-        begun = time.perf_counter()
-        values = self.values(rows, view, point)
-        values = self._road.segment(0, 0)(values) if point == 0 else values.to(self._road.device)
-        self.seconds += time.perf_counter() - begun
-        return values
+    def inputs(self, rows: Rows, view: int, point: int) -> tuple[Tensor, ...]:
+        """What the network takes from there on, in the order of `StagedNetwork.inputs`.
 
-    def values(self, rows: Rows, view: int, point: int) -> Tensor:
-        """Values of those images at a point. At point 0, pixels (B, H, W, 3) uint8."""
+        At point 0 normalised images (B, 3, H, W).
+        """
+        begun = time.perf_counter()
+        if point == 0:
+            values = [self._road.segment(0, 0)(self.values(rows, view, 0))]
+        else:
+            found = self._values_before(rows, view, point)
+            values = [some.to(self._road.device) for some in found.values()]
+        self.seconds += time.perf_counter() - begun
+        return tuple(values)
+
+    def _values_before(self, rows: Rows, view: int, point: int) -> dict[int, Tensor]:
+        """Values at all that the network needs from a point on, each made of the one before."""
+        known: dict[int, Tensor] = {}
+        for needed in self._road.network.inputs(point):
+            known[needed] = self.values(rows, view, needed, known)
+        return known
+
+    def values(
+        self, rows: Rows, view: int, point: int, known: Mapping[int, Tensor] = MappingProxyType({})
+    ) -> Tensor:
+        """Values of those images at a point. At point 0, pixels (B, H, W, 3) uint8.
+
+        known: values of the same images at earlier points.
+        """
         if point == 0:
             pixels = self._kept_pixels(rows)
             if view == 0:
                 return pixels
             names = [self._digests[row] for row in rows]
             return augment(pixels, self._views.policy, (self._views.seed, view), names)
-        return self._through_store(
-            rows, self._keys(view)[rows], point, lambda some: self._run(some, view, point)
-        )
+
+        def make(where: NDArray[np.bool_]) -> Tensor:
+            of_these = {p: values[torch.from_numpy(where)] for p, values in known.items()}
+            return self._run(rows[where], view, point, known if where.all() else of_these)
+
+        return self._through_store(self._keys(view)[rows], point, make)
 
     def absent(self, view: int, point: int) -> Rows:
-        """The images that the store lacks in that view at a point that is kept."""
-        return np.flatnonzero(self._shelves[point].missing(self._keys(view)))
+        """The images of which the store lacks, in that view, something needed from a point on.
+
+        Of what is kept.
+        """
+        needed = [p for p in self._road.network.inputs(point) if p in self._shelves]
+        missing = [self._shelves[p].missing(self._keys(view)) for p in needed]
+        return np.flatnonzero(np.logical_or.reduce(missing))
 
     def fill(self, point: int) -> Iterator[tuple[int, int]]:
-        """Have all images as they are in the store at that point, as far as it has room.
+        """Have what is needed of all images as they are, from that point on, in the store.
+
+        As far as it has room.
 
         Yields (rows there, rows in all) as it gets on, or as another process does. Whoever stops it
         early finds the rest computed when it is asked for.
@@ -193,7 +222,7 @@ class Chain:
             for start in range(0, len(rows), FILL_BATCH):
                 some = rows[start : start + FILL_BATCH]
                 begun = time.perf_counter()
-                self.values(some, 0, point)
+                self._values_before(some, 0, point)
                 self.seconds += time.perf_counter() - begun
                 yield total - len(rows) + start + len(some), total
             self.flush()
@@ -212,39 +241,43 @@ class Chain:
 
     def _kept_pixels(self, rows: Rows) -> Tensor:
         # Pixels are kept as they are; changing them is cheap beside decoding.
-        return self._through_store(rows, self._keys(0)[rows], 0, self._decode)
+        return self._through_store(self._keys(0)[rows], 0, lambda where: self._decode(rows[where]))
 
     def _through_store(
-        self, rows: Rows, keys: Keys, point: int, make: Callable[[Rows], Tensor]
+        self, keys: Keys, point: int, make: Callable[[NDArray[np.bool_]], Tensor]
     ) -> Tensor:
-        """Rows from the shelf of the point, if it is kept; the others made, and put there."""
+        """Rows from the shelf of the point, if it is kept; the others made, and put there.
+
+        make: values of those of the rows that are asked for.
+        """
         shelf = self._shelves.get(point)
         if shelf is None:
-            return make(rows)
+            return make(np.ones(len(keys), bool))
         stored, found = shelf.read(keys)
         channels_last = point > 0 and self._points[point].channels_last
         if stored is not None and channels_last:
             stored = stored.movedim(-1, 1)
         if stored is not None and found.all():
             return stored
-        made = make(rows[~found])
+        made = make(~found)
         plain = made.detach().cpu()
         shelf.put(keys[~found], plain.movedim(1, -1) if channels_last else plain)
         if stored is None:
             return made
-        values = made.new_empty((len(rows), *made.shape[1:]))
+        values = made.new_empty((len(keys), *made.shape[1:]))
         if channels_last:
             values = values.contiguous(memory_format=torch.channels_last)
         values[torch.from_numpy(found)] = stored.to(made.device)
         values[torch.from_numpy(~found)] = made
         return values
 
-    def _run(self, rows: Rows, view: int, point: int) -> Tensor:
-        """Values at a point, from the nearest kept one below."""
-        below = max((p for p in self._shelves if p < point), default=0)
+    def _run(self, rows: Rows, view: int, point: int, known: Mapping[int, Tensor]) -> Tensor:
+        """Values at a point, from the nearest point below that is known or kept."""
+        below = max((p for p in (*known, *self._shelves) if p < point), default=0)
         if (below, point) not in self._segments:
             self._segments[below, point] = self._road.segment(below, point)
-        return self._segments[below, point](self.values(rows, view, below))
+        values = known[below] if below in known else self.values(rows, view, below)
+        return self._segments[below, point](values)
 
     def _decode(self, rows: Rows) -> Tensor:
         spec = self._road.pixel_spec

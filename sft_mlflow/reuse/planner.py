@@ -35,8 +35,8 @@ class Prices:
 
     decode, change, normalise: seconds from file to pixels, for a random change of pixels, and for
     what a network that starts from pixels is given; stages: seconds of each stage's forward pass,
-    the first from pixels; nbytes: bytes of a row at each point; read, write: seconds a byte of the
-    store.
+    the first from pixels; nbytes: bytes of what is kept for an image to start from each point;
+    read, write: seconds a byte of the store.
     """
 
     decode: float
@@ -138,7 +138,10 @@ def measure(road: Road, images: Images, views: Views, scratch: Path) -> Prices:
         change,
         normalise,
         tuple(stages),
-        tuple(point.nbytes for point in points),
+        tuple(
+            sum(points[needed].nbytes for needed in road.network.inputs(point))
+            for point in range(len(points))
+        ),
         read / rows.nbytes,
         written / rows.nbytes,
     )
@@ -198,7 +201,8 @@ def planned_chain(
 
     starts = range(need.point + 1) if reuse else range(1)
     choice = choose(need, prices, absent, store.budget_bytes, starts)
-    return Chain(images, road, views, store, kept={0, choice.below, choice.start}), choice
+    kept = {0, choice.below, *road.network.inputs(choice.start)}
+    return Chain(images, road, views, store, kept), choice
 
 
 @dataclass(frozen=True)

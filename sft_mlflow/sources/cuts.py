@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch.fx
@@ -93,11 +93,20 @@ def cuts(traced: Traced) -> tuple[int, ...]:
     """Positions of the nodes after which their value is the only one that is still needed.
 
     Parameters read directly (`get_attr`) do not count: whoever needs them can read them again.
+    Nor do feature maps that a head reads besides the last one: they stand at cuts themselves.
     """
     position = {node: i for i, node in enumerate(traced.nodes)}
+    head = traced.nodes[traced.head]
     last_use = [
-        max((position.get(user, len(position)) for user in node.users), default=-1)
-        for node in traced.nodes
+        max(
+            (
+                position.get(user, len(position))
+                for user in node.users
+                if user is not head or i == traced.head - 1
+            ),
+            default=-1,
+        )
+        for i, node in enumerate(traced.nodes)
     ]
     found = []
     live: set[int] = set()
@@ -125,20 +134,38 @@ def stages(model: nn.Module, traced: Traced) -> tuple[Stage, ...]:
             f"than the features. Choose a network with one."
         )
     paths = [_path(node) for node in traced.nodes]
-    ends = _block_ends(model, traced, paths, valid)
-    if len(ends) < FEWEST_BLOCKS:
-        ends = _layer_ends(model, traced, paths, valid)
+    ends = _ends(model, traced, paths, valid)
     # The value that the head reads closes the last stage, whatever stands between.
     last = traced.head - 1
     before_last = max(ends)
     rest = [i for i in range(before_last + 1, last + 1) if _has_weights(model, traced, [i])]
     ends[last] = paths[rest[0]] if rest else ends.pop(before_last)
+    return _between(ends)
+
+
+def map_stages(model: nn.Module, traced: Traced, last: int) -> tuple[Stage, ...]:
+    """The stages up to a block's end at that position, where a head will read feature maps."""
+    return _between({end: name for end, name in block_ends(model, traced).items() if end <= last})
+
+
+def block_ends(model: nn.Module, traced: Traced) -> dict[int, str]:
+    """Positions where a block ends and the network can be cut, with the blocks' module paths."""
+    valid = {cut for cut in cuts(traced) if cut < traced.head}
+    return _ends(model, traced, [_path(node) for node in traced.nodes], valid)
+
+
+def _between(ends: Mapping[int, str]) -> tuple[Stage, ...]:
     result = []
     first = 0
     for end in sorted(ends):
         result.append(Stage(ends[end], first, end))
         first = end + 1
     return tuple(result)
+
+
+def _ends(model: nn.Module, traced: Traced, paths: list[str], valid: set[int]) -> dict[int, str]:
+    ends = _block_ends(model, traced, paths, valid)
+    return ends if len(ends) >= FEWEST_BLOCKS else _layer_ends(model, traced, paths, valid)
 
 
 def _graph(model: nn.Module) -> torch.fx.Graph:

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sft_mlflow.errors import OptionsError
 from sft_mlflow.sources import architectures, cuts, heads
+from sft_mlflow.sources.cuts import Stage, Traced
 from sft_mlflow.sources.source_model import Architecture, SourceModel
 
 
@@ -20,11 +21,16 @@ class StagedNetwork:
     and `suffix` share the model's parameters: training one trains the model.
     """
 
-    def __init__(self, model: nn.Module, head_path: str) -> None:
+    def __init__(
+        self, model: nn.Module, head_path: str, body: tuple[Traced, tuple[Stage, ...]] | None = None
+    ) -> None:
+        """body: the traced model and its stages, where they are known; else they are found."""
         self.model = model.eval()
         self.head_path = head_path
-        self._traced = cuts.trace(model, head_path)
-        self.stages = cuts.stages(model, self._traced)
+        if body is None:
+            traced = cuts.trace(model, head_path)
+            body = traced, cuts.stages(model, traced)
+        self._traced, self.stages = body
 
     @property
     def full_depth(self) -> int:
@@ -32,12 +38,20 @@ class StagedNetwork:
         return len(self.stages)
 
     @property
-    def head(self) -> nn.Linear:
-        """The last layer, a linear function of the features."""
-        head = self.model.get_submodule(self.head_path)
-        if not isinstance(head, nn.Linear):
-            raise TypeError(f"{self.head_path} is no linear layer")
-        return head
+    def head(self) -> nn.Module:
+        """What makes the answer of the features: of a classifier, its last layer."""
+        return self.model.get_submodule(self.head_path)
+
+    def inputs(self, point: int) -> tuple[int, ...]:
+        """The points whose values are needed from that point on, in rising order.
+
+        The last is the point itself; before it come those of feature maps that the head reads.
+        """
+        if point == 0:
+            return (0,)
+        at = {stage.last: number for number, stage in enumerate(self.stages, 1)}
+        read = self._outside(self._traced.nodes[self.stages[point - 1].last + 1 :])
+        return tuple(sorted({point, *(at[position] for position in read)}))
 
     def prefix(self, depth: int) -> nn.Module:
         """From pixels to the cut below the last `depth` stages; the pixels themselves at D."""
@@ -48,13 +62,16 @@ class StagedNetwork:
 
     def segment(self, begin: int, end: int) -> torch.fx.GraphModule:
         """From the cut after the first `begin` stages to a later one after `end`; 0: the pixels."""
-        first = self.stages[begin - 1].last + 1 if begin else 0
-        return self._graph_module(first, self.stages[end - 1].last)
+        given = [self.stages[begin - 1].last] if begin else []
+        first, last = (given[-1] + 1 if given else 0), self.stages[end - 1].last
+        return self._graph_module(given, self._traced.nodes[first : last + 1])
 
     def suffix(self, depth: int) -> torch.fx.GraphModule:
-        """From that cut to the output of the head."""
-        cut = self._cut(depth)
-        return self._graph_module(0 if cut is None else cut + 1, None)
+        """From the values at `inputs` of that cut to the output of the head."""
+        self._check(depth)
+        point = self.full_depth - depth
+        given = [self.stages[p - 1].last for p in self.inputs(point)] if point else []
+        return self._graph_module(given, self._traced.nodes[given[-1] + 1 if given else 0 :])
 
     def freeze(self, depth: int, *, statistics: bool = False) -> None:
         """Let the last `depth` stages and the head train, and nothing else.
@@ -123,25 +140,29 @@ class StagedNetwork:
                 f"({self.stages[0].name} to {self.stages[-1].name}), so 0 to {self.full_depth}."
             )
 
-    def _cut(self, depth: int) -> int | None:
-        self._check(depth)
-        frozen = self.full_depth - depth
-        return self.stages[frozen - 1].last if frozen else None
+    def _outside(self, nodes: Sequence[torch.fx.Node]) -> list[int]:
+        """Positions of earlier values that these nodes read."""
+        position = {node: i for i, node in enumerate(self._traced.nodes)}
+        read = {n for node in nodes for n in node.all_input_nodes if n.op != "get_attr"}
+        return [position[node] for node in read.difference(nodes)]
 
-    def _graph_module(self, first: int, last: int | None) -> torch.fx.GraphModule:
-        """The nodes `first` to `last` as a module that shares the model's parameters."""
+    def _graph_module(
+        self, given: Sequence[int], inside: Sequence[torch.fx.Node]
+    ) -> torch.fx.GraphModule:
+        """A module of these nodes that shares the model's parameters.
+
+        given: positions of the values that it is called with, in their order.
+        """
         nodes = self._traced.nodes
         graph = torch.fx.Graph()
         copies: dict[torch.fx.Node, torch.fx.Node] = {}
-        if first:
-            copies[nodes[first - 1]] = graph.placeholder("value")
-        end = len(nodes) if last is None else last + 1
-        inside = nodes[first:end]
+        for number, position in enumerate(given):
+            copies[nodes[position]] = graph.placeholder(f"value{number}")
         # Parameters read before the cut are read again behind it.
         needed = {n for node in inside for n in node.all_input_nodes if n.op == "get_attr"}
         for node in [*needed.difference(inside), *inside]:
             copies[node] = graph.node_copy(node, copies.__getitem__)
-        result = self._traced.output.args[0] if last is None else nodes[last]
+        result = self._traced.output.args[0] if inside[-1] is nodes[-1] else inside[-1]
         graph.output(torch.fx.node.map_arg(result, copies.__getitem__))
         return torch.fx.GraphModule(self.model, graph)
 
@@ -163,8 +184,7 @@ def network_from(source: SourceModel, classes: int) -> StagedNetwork:
         _resize_head(model, len(source.classes))
     architectures.load(model, source.state_dict, source.uri)
     network = StagedNetwork(model, heads.replace_head(model, classes))
-    nn.init.zeros_(network.head.weight)
-    nn.init.zeros_(network.head.bias)
+    heads.start_at_zero(network.head)
     return network
 
 

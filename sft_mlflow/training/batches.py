@@ -18,9 +18,9 @@ VALIDATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Batch:
-    """Values at the cut where the trained part begins, and the true classes (B,) int64."""
+    """What the trained part is given, and the true classes (B,) int64."""
 
-    values: Tensor
+    values: tuple[Tensor, ...]
     targets: Tensor
 
 
@@ -78,4 +78,4 @@ class ChainBatches:
 
     def _batch(self, chain: Chain, rows: Rows, view: int) -> Batch:
         values = chain.inputs(rows, view, self.point)
-        return Batch(values, torch.from_numpy(chain.images.targets[rows]).to(values.device))
+        return Batch(values, torch.from_numpy(chain.images.targets[rows]).to(values[0].device))

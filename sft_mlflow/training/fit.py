@@ -107,7 +107,7 @@ def fit(
             with keyed(recipe.seed, "step", epoch, step):
                 mix = mixup.draw(recipe.mixup, len(batch.targets), device)
                 with arithmetic.autocast():
-                    outputs = suffix(mix.blend(batch.values))
+                    outputs = suffix(*mix.blend(batch.values))
                 loss = mix.loss(partial(task.loss, outputs, settings=settings), batch.targets)
                 loss.backward()
             losses.append(loss.item())
@@ -177,7 +177,7 @@ def predict(
     answer = folded(suffix)
     outputs, targets = [], []
     for batch in batches.validation():
-        outputs.append(answer(batch.values).float().cpu().numpy())
+        outputs.append(answer(*batch.values).float().cpu().numpy())
         targets.append(batch.targets.cpu().numpy())
     return np.concatenate(outputs), np.concatenate(targets)
 

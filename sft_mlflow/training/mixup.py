@@ -21,9 +21,11 @@ class Mix:
     share: float
     partner: Tensor | None
 
-    def blend(self, values: Tensor) -> Tensor:
+    def blend(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Values (B, …) of the batch, each with its partner's."""
-        return values if self.partner is None else values.lerp(values[self.partner], 1 - self.share)
+        if self.partner is None:
+            return values
+        return tuple(some.lerp(some[self.partner], 1 - self.share) for some in values)
 
     def loss(self, of: Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:
         """The mean loss, given what it is for targets (B,)."""

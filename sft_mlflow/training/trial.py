@@ -20,6 +20,7 @@ from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Images, Road, Views
 from sft_mlflow.reuse.planner import Choice, Need, Prices
 from sft_mlflow.reuse.store import Store
 from sft_mlflow.sources import model_folder, weights
+from sft_mlflow.sources.heads import as_linear
 from sft_mlflow.sources.model_folder import ModelConfig
 from sft_mlflow.sources.network import StagedNetwork, network_from
 from sft_mlflow.sources.source_model import Preprocessing, SourceModel
@@ -190,12 +191,13 @@ def network_at(
 
 
 def _start_head(material: Material, network: StagedNetwork, recipe: Recipe) -> None:
+    head = as_linear(network.head)
     if recipe.head_start == "probe":
-        Probe.load(material.probe_path(recipe.source, recipe.image_size)).copy_into(network.head)
+        Probe.load(material.probe_path(recipe.source, recipe.image_size)).copy_into(head)
         return
     with keyed(recipe.seed, "head"):
-        fresh = nn.Linear(network.head.in_features, network.head.out_features)
-    network.head.load_state_dict(fresh.state_dict())
+        fresh = nn.Linear(head.in_features, head.out_features)
+    head.load_state_dict(fresh.state_dict())
 
 
 @lru_cache(maxsize=4)

@@ -106,7 +106,7 @@ def test_loss_and_gradients_of_the_first_step_are_those_without_the_store(
         network.model.zero_grad()
         chain = Chain(images, road, AS_THEY_ARE, store, kept=kept)
         with keyed(0, "step"):
-            outputs = suffix(chain.inputs(ALL, 0, middle))
+            outputs = suffix(*chain.inputs(ALL, 0, middle))
         loss = F.cross_entropy(outputs, torch.from_numpy(ALL % 3))
         loss.backward()
         gradients = [p.grad.flatten() for p in network.model.parameters() if p.grad is not None]

@@ -24,7 +24,7 @@ def test_an_epoch_shows_every_image_once_and_each_epoch_in_its_own_order(digits:
     batches = digits.batches(RECIPE)
     orders = []
     for epoch in (1, 2):
-        shown = torch.cat([pixels_of(batch.values) for batch in batches.training(epoch)])
+        shown = torch.cat([pixels_of(batch.values[0]) for batch in batches.training(epoch)])
         flat = shown.flatten(1).numpy()
         known = digits.train.pixels.reshape(64, -1)
         assert np.array_equal(np.unique(flat, axis=0), np.unique(known, axis=0))
@@ -36,13 +36,13 @@ def test_targets_go_with_their_images(digits: Digits) -> None:
     side = digits.train
     label = {pixels.tobytes(): t for pixels, t in zip(side.pixels, side.targets, strict=True)}
     for batch in digits.batches(RECIPE).training(1):
-        for pixels, target in zip(pixels_of(batch.values), batch.targets, strict=True):
+        for pixels, target in zip(pixels_of(batch.values[0]), batch.targets, strict=True):
             assert label[pixels.contiguous().numpy().tobytes()] == target
 
 
 def test_validation_shows_all_images_in_order_as_they_are(digits: Digits) -> None:
     batches = digits.batches(replace(RECIPE, augmentation="natural"))
-    shown = torch.cat([pixels_of(batch.values) for batch in batches.validation()])
+    shown = torch.cat([pixels_of(batch.values[0]) for batch in batches.validation()])
     assert np.array_equal(shown.numpy(), digits.valid.pixels)
     targets = torch.cat([batch.targets for batch in batches.validation()])
     assert np.array_equal(targets.numpy(), digits.valid.targets)
@@ -65,7 +65,7 @@ def test_epochs_take_the_views_in_turn(digits: Digits) -> None:
     def shown(epoch: int, **changes: int) -> torch.Tensor:
         recipe = replace(RECIPE, augmentation="natural", epochs=5, **changes)
         batches = digits.batches(recipe).training(epoch)
-        pixels = torch.cat([pixels_of(batch.values) for batch in batches]).flatten(1)
+        pixels = torch.cat([pixels_of(batch.values[0]) for batch in batches]).flatten(1)
         # Each epoch has its own order.
         return pixels[np.lexsort(pixels.numpy().T)]
 
@@ -85,7 +85,7 @@ def test_iterating_leaves_torchs_global_generator_where_it_was(
     for batch in batches.training(1):
         assert torch.equal(torch.get_rng_state(), before)
         assert torch.is_grad_enabled()
-        assert not batch.values.requires_grad
+        assert not batch.values[0].requires_grad
     list(batches.validation())
     assert torch.equal(torch.get_rng_state(), before)
 

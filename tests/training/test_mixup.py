@@ -16,7 +16,8 @@ CPU = torch.device("cpu")
 def test_a_mix_blends_values_with_their_partners() -> None:
     values = torch.tensor([[0.0, 4.0], [8.0, 0.0]])
     mix = Mix(0.75, torch.tensor([1, 0]))
-    assert torch.equal(mix.blend(values), torch.tensor([[2.0, 3.0], [6.0, 1.0]]))
+    [blended] = mix.blend((values,))
+    assert torch.equal(blended, torch.tensor([[2.0, 3.0], [6.0, 1.0]]))
 
 
 def test_the_loss_is_that_of_soft_targets() -> None:
@@ -33,7 +34,7 @@ def test_without_alpha_nothing_is_blended_and_nothing_drawn() -> None:
     mix = mixup.draw(0.0, 4, CPU)
     values = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     assert torch.equal(torch.get_rng_state(), before)
-    assert mix.blend(values) is values
+    assert mix.blend((values,))[0] is values
     assert mix.loss(lambda targets: targets.float().sum(), torch.arange(4)) == 6
 
 
