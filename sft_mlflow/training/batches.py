@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sft_mlflow.reuse.chain import Chain, Rows
@@ -36,6 +37,10 @@ class Batches(Protocol):
 
     def validation(self) -> Iterator[Batch]:
         """The validation images in order."""
+
+    @property
+    def truth(self) -> NDArray[np.int64]:
+        """The true classes of the validation images, in the same order."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,11 @@ class ChainBatches:
         rows = np.arange(len(self.valid.images.targets))
         for start in range(0, len(rows), VALIDATION_BATCH):
             yield self._batch(self.valid, rows[start : start + VALIDATION_BATCH], 0)
+
+    @property
+    def truth(self) -> NDArray[np.int64]:
+        """The true classes of the validation images."""
+        return self.valid.images.targets
 
     def _batch(self, chain: Chain, rows: Rows, view: int) -> Batch:
         values = chain.inputs(rows, view, self.point)

@@ -70,11 +70,14 @@ class EpochEnded:
     timestamp: int
 
 
+FitReason = Literal["finished", "early-stopped", "stopped"]
+
+
 @dataclass(frozen=True)
 class FitEnded:
     """The trial is over. stopped: by its consumer."""
 
-    reason: Literal["finished", "early-stopped", "stopped"]
+    reason: FitReason
     best_epoch: int
     value: float
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -32,11 +33,26 @@ from sft_mlflow.training import mixup, optimisers
 from sft_mlflow.training.averaging import Average, copies, copy
 from sft_mlflow.training.batches import Batches
 from sft_mlflow.training.checkpoints import Checkpoint, Checkpoints
-from sft_mlflow.training.events import EpochEnded, FitEnded, FitEvent, FitStarted, StepEnded
+from sft_mlflow.training.events import (
+    EpochEnded,
+    FitEnded,
+    FitEvent,
+    FitReason,
+    FitStarted,
+    StepEnded,
+)
 from sft_mlflow.training.precision import Arithmetic
 from sft_mlflow.training.randomness import keyed
 from sft_mlflow.training.recipe import LossSettings, Recipe
 from sft_mlflow.training.threads import one_thread
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit ended in. outputs: of the best epoch for the validation side."""
+
+    ended: FitEnded
+    outputs: NDArray[np.float32]
 
 
 def fit(
@@ -48,12 +64,13 @@ def fit(
     checkpoints: Checkpoints,
     arithmetic: Arithmetic,
     device: torch.device,
-) -> Generator[FitEvent, bool | None, FitEnded]:
+    start: NDArray[np.float32] | None = None,
+) -> Generator[FitEvent, bool | None, Fitted]:
     """Events of the training of the network's last `recipe.depth` stages and its head.
 
-    network: on the device; checkpoints: from which an interrupted fit goes on. At the end, which is
-    the generator's value, the network is in eval mode with its best weights, which are averages
-    over the steps before.
+    network: on the device; checkpoints: from which an interrupted fit goes on; start: outputs for
+    the validation side before the first epoch, where they are known. At the end the network is in
+    eval mode with its best weights, which are averages over the steps before.
     Raises TrialError where the loss is not finite.
     """
     # A probe was fitted to features of the source's statistics; with those of small batches it
@@ -76,12 +93,14 @@ def fit(
 
     history: list[EpochEnded] = []
     best: Mapping[str, Tensor] = {}
+    best_outputs = np.empty((0, len(classes)), np.float32)
     saved = checkpoints.load()
     if saved is not None:
         copy(saved.tensors, trained)
         optimizer.load_state_dict(dict(saved.optimizer))
         schedule.load_state_dict(dict(saved.schedule))
         history, best = list(saved.history), saved.best
+        best_outputs = saved.outputs.numpy()
     average = Average(
         trained, recipe.averaging * steps * recipe.epochs, updates=max(0, len(history) - 1) * steps
     )
@@ -101,7 +120,7 @@ def fit(
         # Even what is stopped at once is as good as what it starts from: epoch 0 is validated.
         if history and (stopped or _is_early(history, recipe.patience)):
             break
-        start = time.perf_counter()
+        begun = time.perf_counter()
         losses = []
         for step, batch in enumerate(batches.training(epoch) if epoch else (), start=1):
             with keyed(recipe.seed, "step", epoch, step):
@@ -127,11 +146,14 @@ def fit(
                 break
         if history and stopped:
             break
-        network.model.eval()
-        with average.applied():
-            outputs_valid, targets = predict(suffix, batches)
-        network.freeze(recipe.depth, statistics=statistics)
-        found = task.evaluate(outputs_valid, targets, classes)
+        if epoch == 0 and start is not None:
+            outputs_valid = start
+        else:
+            network.model.eval()
+            with average.applied():
+                outputs_valid = predict(suffix, batches)
+            network.freeze(recipe.depth, statistics=statistics)
+        found = task.evaluate(outputs_valid, batches.truth, classes)
         metrics = {f"valid/{name}": value for name, value in found.items()}
         if losses:
             metrics["train/loss"] = float(np.mean(losses))
@@ -140,17 +162,18 @@ def fit(
             epoch=epoch,
             value=found[recipe.metric],
             metrics=metrics,
-            seconds=time.perf_counter() - start,
+            seconds=time.perf_counter() - begun,
             timestamp=time.time_ns() // 1_000_000,
         )
         if all(ended.value > earlier.value for earlier in history):
-            best = copies(average.values)
+            best, best_outputs = copies(average.values), outputs_valid
         history.append(ended)
         checkpoints.keep(
             Checkpoint(
                 trained,
                 average.values,
                 best,
+                torch.from_numpy(best_outputs),
                 optimizer.state_dict(),
                 schedule.state_dict(),
                 tuple(history),
@@ -161,25 +184,20 @@ def fit(
     copy(best, trained)
     network.model.eval()
     top = max(history, key=lambda e: e.value)
-    if stopped:
-        return FitEnded("stopped", top.epoch, top.value)
-    return FitEnded("finished" if len(history) > epochs else "early-stopped", top.epoch, top.value)
+    reason: FitReason = "finished" if len(history) > epochs else "early-stopped"
+    return Fitted(FitEnded("stopped" if stopped else reason, top.epoch, top.value), best_outputs)
 
 
 @torch.no_grad()
-def predict(
-    suffix: torch.fx.GraphModule, batches: Batches
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Outputs and targets of the validation side, in float32 as the model will be used.
+def predict(suffix: torch.fx.GraphModule, batches: Batches) -> NDArray[np.float32]:
+    """Outputs for the validation side, in float32 as the model will be used.
 
     suffix: in eval mode.
     """
     answer = folded(suffix)
-    outputs, targets = [], []
-    for batch in batches.validation():
-        outputs.append(answer(*batch.values).float().cpu().numpy())
-        targets.append(batch.targets.cpu().numpy())
-    return np.concatenate(outputs), np.concatenate(targets)
+    return np.concatenate(
+        [answer(*batch.values).float().cpu().numpy() for batch in batches.validation()]
+    )
 
 
 def _is_early(history: list[EpochEnded], patience: int) -> bool:

@@ -140,7 +140,7 @@ def _probe(
     evaluate = partial(_evaluate, material)
     classes = len(material.manifest.classes)
     probe = fit_probe(features, of_valid, classes, class_weights, evaluate, metric)
-    return probe, evaluate(probe.outputs(of_valid), of_valid.targets)
+    return probe, evaluate(probe.valid, of_valid.targets)
 
 
 def _evaluate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +33,14 @@ class Features:
 
 @dataclass(frozen=True)
 class Probe:
-    """A fitted head: weight (classes, F) and bias (classes,), for features as they come."""
+    """A fitted head: weight (classes, F) and bias (classes,), for features as they come.
+
+    valid: its outputs (N, classes) for the validation side, which trials start from.
+    """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
+    valid: NDArray[np.float32]
 
     def outputs(self, features: Features) -> NDArray[np.float32]:
         """Logits (N, classes)."""
@@ -51,7 +55,7 @@ class Probe:
     def save(self, path: Path) -> None:
         """Write it as safetensors, at once."""
         with whole_file(path) as beside:
-            save_file({"weight": self.weight, "bias": self.bias}, beside)
+            save_file(asdict(self), beside)
 
     @classmethod
     def load(cls, path: Path) -> Probe:
@@ -91,11 +95,12 @@ def fit_probe(
             # A head that is not quite at the optimum is a fine start, and training goes on.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(scaled, train.targets)
-        probe = _unscaled(model, classes, mean, std)
-        found = evaluate(probe.outputs(valid), valid.targets)
+        weight, bias = _unscaled(model, classes, mean, std)
+        logits = valid.values @ weight.T + bias
+        found = evaluate(logits, valid.targets)
         rank = (found[metric], -found["loss"])
         if best is None or rank > best[0]:
-            best = rank, probe
+            best = rank, Probe(weight, bias, logits)
     assert best is not None
     return best[1]
 
@@ -105,7 +110,8 @@ def _unscaled(
     classes: int,
     mean: NDArray[np.float32],
     std: NDArray[np.float32],
-) -> Probe:
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weight and bias for features as they come, of a model of scaled ones."""
     coefficients, intercepts = model.coef_, model.intercept_
     if len(model.classes_) == 2:
         # scikit-learn keeps one row for two classes; half of it each way is the same function.
@@ -116,4 +122,4 @@ def _unscaled(
     bias = np.full(classes, intercepts.min() - 1, np.float32)
     weight[model.classes_] = coefficients / std
     bias[model.classes_] = intercepts - (coefficients * (mean / std)).sum(axis=1)
-    return Probe(weight, bias)
+    return weight, bias

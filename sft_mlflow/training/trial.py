@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from sft_mlflow.data.manifest import Manifest, Split
@@ -30,7 +31,7 @@ from sft_mlflow.tasks.classification import calibration
 from sft_mlflow.training.batches import ChainBatches
 from sft_mlflow.training.checkpoints import Checkpoints
 from sft_mlflow.training.events import FitEvent, RoadChosen, RoadTravelled, StoreFilled
-from sft_mlflow.training.fit import fit, predict
+from sft_mlflow.training.fit import fit
 from sft_mlflow.training.precision import Arithmetic
 from sft_mlflow.training.probe import Probe
 from sft_mlflow.training.randomness import keyed
@@ -97,12 +98,13 @@ def run_trial(
     arithmetic = Arithmetic(recipe.precision, device.type)
     source = material.source(recipe.source)
     network, preprocessing = network_at(material, source, recipe.image_size)
-    _start_head(material, network, recipe)
+    start = _start_head(material, network, recipe)
+    validations = (0 if recipe.is_probe else recipe.epochs) + (start is None)
     batches, road = yield from _batches(
-        material, recipe, network, source, preprocessing, arithmetic
+        material, recipe, network, source, preprocessing, arithmetic, validations
     )
     try:
-        ended = yield from fit(
+        fitted = yield from fit(
             network,
             recipe,
             batches,
@@ -111,21 +113,21 @@ def run_trial(
             Checkpoints(folder),
             arithmetic,
             device,
+            start,
         )
     except torch.OutOfMemoryError as error:
         raise TrialError(
             f"out of memory at depth {recipe.depth} with batches of {recipe.batch_size} images of "
             f"{recipe.image_size} pixels. Lower --batch-size or --image-size."
         ) from error
-    outputs, targets = predict(network.suffix(recipe.depth), batches)
-    np.save(folder / VALIDATION_OUTPUTS, outputs)
+    np.save(folder / VALIDATION_OUTPUTS, fitted.outputs)
     state_dict = {k: v.detach().cpu() for k, v in network.model.state_dict().items()}
     config = ModelConfig(
         task=material.task,
         architecture=source.architecture,
         preprocessing=preprocessing,
         classes=material.manifest.classes,
-        temperature=calibration.fit_temperature(outputs, targets),
+        temperature=calibration.fit_temperature(fitted.outputs, batches.truth),
         source=recipe.source,
         weights_sha256=weights.digest(state_dict),
     )
@@ -134,7 +136,7 @@ def run_trial(
         chain.flush()
     taken = batches.train.seconds + batches.valid.seconds
     yield RoadTravelled(road.stage, road.seconds, taken)
-    yield ended
+    yield fitted.ended
 
 
 def _batches(
@@ -144,8 +146,12 @@ def _batches(
     source: SourceModel,
     preprocessing: Preprocessing,
     arithmetic: Arithmetic,
+    validations: int,
 ) -> Generator[FitEvent, bool | None, tuple[ChainBatches, RoadChosen]]:
-    """Batches from where the planner has them start, once what they read is in the store."""
+    """Batches from where the planner has them start, once what they read is in the store.
+
+    validations: how often the validation side will be asked for.
+    """
     road = Road(network, source.weights_sha256, preprocessing, arithmetic, material.device)
     # The validation side is judged in float32, as the model will be used.
     exact = replace(road, arithmetic=Arithmetic("float32", material.device.type))
@@ -165,14 +171,15 @@ def _batches(
         )
 
     train, from_train = planned("train", road, views, recipe.view_numbers, epochs)
-    valid, from_valid = planned("valid", exact, AS_THEY_ARE, range(1), epochs + 1)
+    valid, from_valid = planned("valid", exact, AS_THEY_ARE, range(1), validations)
     stage = network.stages[from_train.start - 1].name if from_train.start else None
     chosen = RoadChosen(stage, from_train.seconds + from_valid.seconds)
     yield chosen
     # Views come into the store as epochs take them: a trial that is pruned needs few. What is never
     # read is not filled at all.
     starts = [(train, 0 if changed else from_train.start)] if epochs else []
-    for chain, start in [*starts, (valid, from_valid.start)]:
+    starts += [(valid, from_valid.start)] if validations else []
+    for chain, start in starts:
         for done, total in chain.fill(start):
             if (yield StoreFilled(done, total)):
                 break
@@ -190,14 +197,21 @@ def network_at(
     return network, Preprocessing(image_size, own.interpolation, own.mean, own.std)
 
 
-def _start_head(material: Material, network: StagedNetwork, recipe: Recipe) -> None:
+def _start_head(
+    material: Material, network: StagedNetwork, recipe: Recipe
+) -> NDArray[np.float32] | None:
+    """Give the head its first weights; its outputs for the validation side, where known, return."""
     head = as_linear(network.head)
     if recipe.head_start == "probe":
-        Probe.load(material.probe_path(recipe.source, recipe.image_size)).copy_into(head)
-        return
+        probe = Probe.load(material.probe_path(recipe.source, recipe.image_size))
+        probe.copy_into(head)
+        # Of a very large side the probe has seen a part.
+        whole = len(probe.valid) == len(material.manifest.side("valid"))
+        return probe.valid if whole else None
     with keyed(recipe.seed, "head"):
         fresh = nn.Linear(head.in_features, head.out_features)
     head.load_state_dict(fresh.state_dict())
+    return None
 
 
 @lru_cache(maxsize=4)

@@ -150,6 +150,7 @@ class Fitted:
 
     events: list[FitEvent]
     ended: FitEnded
+    outputs: NDArray[np.float32]
     weights: dict[str, torch.Tensor]
 
 
@@ -186,7 +187,7 @@ def run(
                 event = generator.send(answer)
             except StopIteration as end:
                 weights = {k: v.clone() for k, v in network.model.state_dict().items()}
-                return Fitted(events, end.value, weights)
+                return Fitted(events, end.value.ended, end.value.outputs, weights)
             events.append(event)
             answer = stop(event)
 

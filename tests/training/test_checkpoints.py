@@ -9,7 +9,7 @@ from sft_mlflow.training.checkpoints import Checkpoint, Checkpoints
 
 def checkpoint(value: float) -> Checkpoint:
     tensors = {"weight": torch.full((3,), value)}
-    return Checkpoint(tensors, tensors, tensors, {}, {}, ())
+    return Checkpoint(tensors, tensors, tensors, torch.zeros(2, 3), {}, {}, ())
 
 
 def test_the_last_checkpoint_is_read_as_it_was_kept(tmp_path: Path) -> None:

@@ -60,8 +60,10 @@ def test_training_learns_and_ends_with_its_best_epoch(
     assert max(values) > BETTER_THAN_CHANCE > values[0]
     assert fitted.ended.value == max(values)
     assert fitted.ended.best_epoch == values.index(max(values))
-    outputs, targets = predict(network.suffix(18), digits.batches(RECIPE))
-    found = TASKS["classification"].evaluate(outputs, targets, CLASSES)
+    batches = digits.batches(RECIPE)
+    outputs = predict(network.suffix(18), batches)
+    assert np.array_equal(outputs, fitted.outputs)
+    found = TASKS["classification"].evaluate(outputs, batches.truth, CLASSES)
     assert found["accuracy"] == fitted.ended.value
     assert not any(module.training for module in network.model.modules())
 
@@ -216,8 +218,10 @@ def test_a_stopped_fit_keeps_the_best_of_its_whole_epochs(
     assert [epoch.epoch for epoch in epochs_of(fitted)] == epochs
     assert fitted.ended.reason == "stopped"
     assert fitted.ended.value == max(epoch.value for epoch in epochs_of(fitted))
-    outputs, targets = predict(network.suffix(18), digits.batches(RECIPE))
-    found = TASKS["classification"].evaluate(outputs, targets, CLASSES)
+    batches = digits.batches(RECIPE)
+    outputs = predict(network.suffix(18), batches)
+    assert np.array_equal(outputs, fitted.outputs)
+    found = TASKS["classification"].evaluate(outputs, batches.truth, CLASSES)
     assert found["accuracy"] == fitted.ended.value
     # Only at the start is there nothing yet to stop after.
     later = [event for event in fitted.events if last(event)]

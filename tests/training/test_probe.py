@@ -77,9 +77,10 @@ def test_the_head_with_the_probe_in_it_gives_the_probes_logits(
     network = new_network()
     probe.copy_into(network.head)
     batches = digits.batches(replace(RECIPE, depth=0), network)
-    outputs, targets = predict(network.suffix(0), batches)
+    outputs = predict(network.suffix(0), batches)
     assert np.allclose(outputs, probe.outputs(train_features[1]), rtol=1e-4, atol=1e-4)
-    assert np.array_equal(targets, digits.valid.targets)
+    assert np.array_equal(probe.valid, probe.outputs(train_features[1]))
+    assert np.array_equal(batches.truth, digits.valid.targets)
 
 
 @pytest.mark.parametrize("seen", [(0, 2), (1, 2), (0, 1)])

@@ -78,10 +78,14 @@ def test_the_probe_as_a_trial_is_the_source_to_the_bit_with_the_probe_as_its_hea
 ) -> None:
     generator = np.random.default_rng(0)
     probe = Probe(
-        generator.normal(size=(3, 1024)).astype(np.float32), np.zeros(3, dtype=np.float32)
+        weight=generator.normal(size=(3, 1024)).astype(np.float32),
+        bias=np.zeros(3, dtype=np.float32),
+        valid=generator.normal(size=(len(material.manifest.side("valid")), 3)).astype(np.float32),
     )
     probe.save(material.probe_path(RECIPE.source, 32))
     trial(material, tmp_path, depth=0, lr=None, head_start="probe")
+    # What the probe makes of the validation side is known, and not computed again.
+    assert np.array_equal(np.load(tmp_path / VALIDATION_OUTPUTS), probe.valid)
     found = read_weights(tmp_path / MODEL, read_config(tmp_path / MODEL))
     source = material.source(RECIPE.source).state_dict
     body = [name for name in source if not name.startswith("fc.")]
