@@ -38,7 +38,7 @@ MAX_PIXELS = 89_478_485
 # Pillow's `thumbnail` uses the same gap, beyond which the eye sees no difference.
 _DRAFT_GAP = 2.0
 
-_RESAMPLING = {
+RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -178,7 +178,7 @@ def fit_square(image: Image.Image, size: int, interpolation: Interpolation) -> N
     shorter = min(image.size)
     left, top = (image.width - shorter) / 2, (image.height - shorter) / 2
     box = (left, top, left + shorter, top + shorter)
-    square = image.resize((size, size), _RESAMPLING[interpolation], box=box)
+    square = image.resize((size, size), RESAMPLING[interpolation], box=box)
     return np.array(square.convert("RGB"), dtype=np.uint8)
 
 

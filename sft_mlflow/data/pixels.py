@@ -10,24 +10,37 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sft_mlflow.data.canvas import Canvas, lay
 from sft_mlflow.data.images import BrokenImageError, Interpolation, decode, fit_square
 from sft_mlflow.data.ordered import ordered_map
 
 
 @dataclass(frozen=True, slots=True)
 class PixelSpec:
-    """How a picture becomes a square: pixels a side, and the filter that scales it."""
+    """How a picture becomes what a network is shown.
+
+    size: side in pixels of the centre square that is taken; canvas: the whole picture is laid on
+    it instead; interpolation: the filter that scales.
+    """
 
     size: int
     interpolation: Interpolation
+    canvas: Canvas | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the pixels: height, width and three colours."""
+        if self.canvas is not None:
+            return self.canvas.height, self.canvas.width, 3
+        return self.size, self.size, 3
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Some consecutive images of a stream.
 
-    paths: all of them, in order; pixels: uint8 (readable, size, size, 3), row i is the picture of
-    paths[readable[i]]; errors: the reason for each other position.
+    paths: all of them, in order; pixels: uint8 (readable, height, width, 3), row i is the picture
+    of paths[readable[i]]; errors: the reason for each other position.
     """
 
     paths: tuple[Path, ...]
@@ -37,7 +50,10 @@ class Batch:
 
 
 def pixels_of(source: Path | bytes, spec: PixelSpec) -> NDArray[np.uint8]:
-    """Pixels (size, size, 3) of one image file or its bytes. Raises BrokenImageError."""
+    """Pixels of one image file or its bytes, of the spec's shape. Raises BrokenImageError."""
+    if spec.canvas is not None:
+        shorter = min(spec.canvas.height, spec.canvas.width)
+        return lay(decode(source, shorter_side=shorter), spec.canvas, spec.interpolation)
     return fit_square(decode(source, shorter_side=spec.size), spec.size, spec.interpolation)
 
 
@@ -71,7 +87,7 @@ def stream(
 
 def _batch(rows: Sequence[tuple[Path, NDArray[np.uint8] | str]], spec: PixelSpec) -> Batch:
     good = [(at, found) for at, (_, found) in enumerate(rows) if not isinstance(found, str)]
-    pixels = np.empty((len(good), spec.size, spec.size, 3), dtype=np.uint8)
+    pixels = np.empty((len(good), *spec.shape), dtype=np.uint8)
     for row, (_, found) in enumerate(good):
         pixels[row] = found
     return Batch(

@@ -93,7 +93,7 @@ class Road:
     @property
     def pixel_spec(self) -> PixelSpec:
         """How a file becomes the pixels that the road begins at."""
-        return PixelSpec(self.preprocessing.size, self.preprocessing.interpolation)
+        return self.preprocessing.pixels
 
     def segment(self, begin: int, end: int) -> Callable[[Tensor], Tensor]:
         """The function from values at one point to those at a later one, without gradients."""
@@ -113,9 +113,9 @@ class Road:
 
     def points(self, end: int) -> tuple[Point, ...]:
         """What stands at each point up to `end`, found by sending two grey images there."""
-        size = self.preprocessing.size
-        values = torch.full((2, size, size, 3), 127, dtype=torch.uint8)
-        found = [Point((size, size, 3), torch.uint8, False)]
+        shape = self.pixel_spec.shape
+        values = torch.full((2, *shape), 127, dtype=torch.uint8)
+        found = [Point(shape, torch.uint8, False)]
         for stage in range(end):
             values = self.segment(stage, stage + 1)(values)
             channels_last = values.ndim == 4 and not values.is_contiguous()

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from sft_mlflow.data.ordered import THREADS
-from sft_mlflow.data.pixels import Batch, PixelSpec, stream
+from sft_mlflow.data.pixels import Batch, stream
 from sft_mlflow.errors import DataError, OptionsError
 from sft_mlflow.scoring.inputs import InputImage, Inputs, Survey, survey
 from sft_mlflow.sources.model_folder import ModelConfig
@@ -201,7 +201,7 @@ def read_columns(output: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 def _batches(
     images: Iterator[InputImage], config: ModelConfig, threads: int
 ) -> Iterator[tuple[list[InputImage], Batch]]:
-    spec = PixelSpec(config.preprocessing.size, config.preprocessing.interpolation)
+    spec = config.preprocessing.pixels
     # The copy runs ahead of the other by what is being decoded, which is bounded.
     kept, decoded = tee(images)
     for batch in stream((image.path for image in decoded), spec, BATCH, threads=threads):

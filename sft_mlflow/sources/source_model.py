@@ -8,8 +8,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from sft_mlflow.data.canvas import Canvas
+from sft_mlflow.data.images import Interpolation
+from sft_mlflow.data.pixels import PixelSpec
+
 Library = Literal["timm", "torchvision"]
-Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +30,20 @@ class Architecture:
 class Preprocessing:
     """What the weights were trained to see.
 
-    size: side of the square input in pixels; mean and std: of RGB in [0, 1].
+    size: side of the square input in pixels; mean and std: of RGB in [0, 1]; canvas: what whole
+    pictures are laid on instead of the square.
     """
 
     size: int
     interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    canvas: Canvas | None = None
+
+    @property
+    def pixels(self) -> PixelSpec:
+        """How a file becomes the pixels that are normalised with mean and std."""
+        return PixelSpec(self.size, self.interpolation, self.canvas)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
@@ -45,6 +55,7 @@ class Preprocessing:
             interpolation=values["interpolation"],
             mean=(red, green, blue),
             std=(red_std, green_std, blue_std),
+            canvas=Canvas(**values["canvas"]) if values.get("canvas") else None,
         )
 
 

@@ -8,9 +8,10 @@ import timm
 from huggingface_hub import constants
 from timm.data.config import resolve_data_config
 
+from sft_mlflow.data.images import Interpolation
 from sft_mlflow.errors import DataError, OptionsError
 from sft_mlflow.sources import architectures, weights
-from sft_mlflow.sources.source_model import Architecture, Interpolation, Preprocessing, SourceModel
+from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
 
 PREFIX = "timm://"
 _INTERPOLATIONS: dict[str, Interpolation] = {"bilinear": "bilinear", "nearest": "nearest"}

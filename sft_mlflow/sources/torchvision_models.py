@@ -12,9 +12,10 @@ import torchvision
 from torch import Tensor
 from torchvision.models.vision_transformer import interpolate_embeddings
 
+from sft_mlflow.data.images import Interpolation
 from sft_mlflow.errors import DataError, OptionsError
 from sft_mlflow.sources import architectures, weights
-from sft_mlflow.sources.source_model import Architecture, Interpolation, Preprocessing, SourceModel
+from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
 
 PREFIX = "torchvision://"
 RANDOM = "random"

@@ -130,8 +130,7 @@ def probabilities(predictor: Predictor, samples: Sequence[Sample]) -> NDArray[np
 
     Raises DataError for a file that is gone or no longer the one with the sample's digest.
     """
-    preprocessing = predictor.config.preprocessing
-    spec = PixelSpec(preprocessing.size, preprocessing.interpolation)
+    spec = predictor.config.preprocessing.pixels
     parts = [np.empty((0, len(predictor.config.classes)))]
     for batch in _verified_batches(samples, spec):
         parts.append(predictor.probabilities(batch))

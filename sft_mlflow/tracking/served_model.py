@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from sft_mlflow.data.pixels import PixelSpec, pixels_of
+from sft_mlflow.data.pixels import pixels_of
 from sft_mlflow.errors import DataError
 from sft_mlflow.tasks.classification.predictor import Predictor
 
@@ -41,8 +41,8 @@ class ServedClassifier(PythonModel):
         model_input: a column `image` with the bytes of an image file in each row.
         """
         config = self._predictor.config
-        spec = PixelSpec(config.preprocessing.size, config.preprocessing.interpolation)
-        pixels = np.empty((len(model_input), spec.size, spec.size, 3), np.uint8)
+        spec = config.preprocessing.pixels
+        pixels = np.empty((len(model_input), *spec.shape), np.uint8)
         for position, image in enumerate(model_input["image"]):
             try:
                 pixels[position] = pixels_of(bytes(image), spec)

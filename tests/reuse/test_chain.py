@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torch.nn import functional as F
 
 from sft_mlflow.data.manifest import Sample
@@ -19,6 +20,8 @@ from sft_mlflow.errors import DataError
 from sft_mlflow.reuse import chain as chains
 from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Images, Road, Views
 from sft_mlflow.reuse.store import Store
+from sft_mlflow.sources import architectures
+from sft_mlflow.sources.feature_maps import network_with_maps
 from sft_mlflow.sources.network import bare_network
 from sft_mlflow.sources.source_model import Architecture, Preprocessing
 from sft_mlflow.training.precision import Arithmetic
@@ -116,6 +119,33 @@ def test_loss_and_gradients_of_the_first_step_are_those_without_the_store(
     stored, of_stored = first_step((middle,))
     assert stored == pytest.approx(live, rel=1e-4)
     assert (of_stored - of_live).norm() <= 1e-4 * of_live.norm()
+
+
+def test_what_a_head_of_maps_needs_comes_from_the_store_as_it_is_computed(
+    images: Images, store: Store
+) -> None:
+    torch.manual_seed(0)
+    network = network_with_maps(
+        architectures.build(Architecture("torchvision", "resnet18")),
+        SIZE,
+        (8, 16, 32),
+        lambda channels: nn.Flatten(),
+    )
+    network.model.to(memory_format=torch.channels_last)
+    road = replace(road_of("resnet18"), network=network)
+    start = 6
+    needed = network.inputs(start)
+    assert needed == (5, 6)
+    filled = Chain(images, road, AS_THEY_ARE, store, kept=needed)
+    list(filled.fill(start))
+    # The map of stride 8 alone is not enough to start from there.
+    assert not len(Chain(images, road, AS_THEY_ARE, store, kept=needed).absent(0, start))
+    assert len(Chain(images, road, AS_THEY_ARE, store, kept=(5, 7)).absent(0, 7)) == len(ALL)
+    live = Chain(images, road, AS_THEY_ARE, store, kept=()).inputs(ALL, 0, 7)
+    read = Chain(images, road, AS_THEY_ARE, store, kept=needed).inputs(ALL, 0, 7)
+    assert [tuple(one.shape[1:]) for one in read] == [(128, 8, 8), (256, 4, 4)]
+    for one, expected in zip(read, live, strict=True):
+        assert torch.allclose(one, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_half_there_is_completed_in_order(

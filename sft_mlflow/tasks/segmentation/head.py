@@ -1,0 +1,49 @@
+"""The head that finds a class for each pixel in feature maps of several strides."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import FeaturePyramidNetwork
+
+# Of the maps that are merged; half of Panoptic FPN's, for bodies of few channels and for CPUs.
+WIDTH = 64
+_NORM_GROUPS = 16
+
+
+class SemanticFpn(nn.Module):
+    """The semantic branch of Panoptic FPN (Kirillov et al. 2019, arXiv 1901.02446).
+
+    A pyramid carries what coarse maps know into the fine ones; all are brought to the finest
+    stride, added, and classified pixel by pixel.
+    """
+
+    def __init__(self, channels: Mapping[int, int], classes: int, width: int = WIDTH) -> None:
+        """channels: of the maps that the head will be given, by their strides in rising order."""
+        super().__init__()
+        self.pyramid = FeaturePyramidNetwork(list(channels.values()), width)
+        # Group and not batch norm: statistics of the few images of a batch are no help.
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1, bias=False),
+                nn.GroupNorm(_NORM_GROUPS, width),
+                nn.ReLU(inplace=True),
+            )
+            for _ in channels
+        )
+        self.answer = nn.Conv2d(width, classes, 1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Logits (B, classes, H, W) at the finest of the strides; maps: the finest first."""
+        named = OrderedDict((str(number), one) for number, one in enumerate(maps))
+        size = maps[0].shape[-2:]
+        levels = zip(self.levels, self.pyramid(named).values(), strict=True)
+        merged = sum(
+            F.interpolate(level(one), size, mode="bilinear", align_corners=False)
+            for level, one in levels
+        )
+        logits: Tensor = self.answer(merged)
+        return logits
