@@ -33,17 +33,17 @@ def absolute(text: str) -> Path:
 
 
 def first_images(source: Path, folder: Path, wanted: Mapping[str, int]) -> Path:
-    """`folder`/SIDE/CLASS/*.jpg, with so many images of each class a side.
+    """`folder`/SIDE/CLASS/*, with so many images of each class a side.
 
     The first of each class by name; the sides follow one another.
     """
     classes = sorted(path for path in source.iterdir() if path.is_dir())
     for name in classes:
-        files = iter(sorted(name.glob("*.jpg")))
+        files = (path for path in sorted(name.iterdir()) if path.suffix in (".jpg", ".png"))
         for side, share in wanted.items():
             found = list(islice(files, share))
             if len(found) < share:
-                sys.exit(f"{name}: too few images (*.jpg) for {share} of side {side}.")
+                sys.exit(f"{name}: too few images (*.jpg, *.png) for {share} of side {side}.")
             target = folder / side / name.name
             target.mkdir(parents=True)
             for path in found:

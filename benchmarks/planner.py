@@ -70,7 +70,7 @@ def main() -> None:
     for name, workload in workloads(str(options.images)).items():
         if options.only and options.only not in name:
             continue
-        line = compared(workload, options.work / str(len(lines)))
+        line = compared(workload, options.work / str(len(lines)), options.every)
         lines.append({"workload": name, **line})
         best = min(line["fixed"], key=line["fixed"].__getitem__)
         seconds = line["fixed"][best]
@@ -87,8 +87,8 @@ def main() -> None:
     options.output.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def compared(workload: Workload, folder: Path) -> dict[str, object]:
-    """Seconds of the trials as planned, the starts taken, and seconds from each fixed start."""
+def compared(workload: Workload, folder: Path, every: int) -> dict[str, object]:
+    """Seconds of the trials as planned, the starts taken, and seconds from fixed starts."""
     folder.mkdir()
 
     def ready() -> tuple[Material, Prepared]:
@@ -130,7 +130,8 @@ def compared(workload: Workload, folder: Path) -> dict[str, object]:
     # What comes first pays for what a process does once; so something else comes first.
     seconds(own)
     found = seconds(planned)
-    points = range(prepared.full_depth - recipe.depth + 1)
+    last = prepared.full_depth - recipe.depth
+    points = sorted({*range(0, last, every), last})
     return {
         "planned": found,
         # Training side and validation side of each trial.
@@ -160,6 +161,7 @@ def parse() -> argparse.Namespace:
     add("--images", type=machine.absolute, required=True, help="images as CLASS/*.jpg")
     add("--work", type=machine.absolute, required=True, help="for all that is written; emptied")
     add("--output", type=machine.absolute, required=True, help="JSON file")
+    add("--every", type=int, default=1, help="of so many cuts one is tried, the last in any case")
     add("--only", default="", help="workloads whose name holds this")
     add("--threads", type=int, default=os.cpu_count(), help="default: all cores")
     return parser.parse_args()

@@ -140,7 +140,7 @@ def plain(job: Job) -> dict[str, object]:
 def ours(job: Job) -> dict[str, object]:
     """The product's command, from an empty store each time, to its end with model and report."""
     return {
-        "seconds_one": _finetune(job, "one", [f"--lr-min={RATE}", f"--lr-max={RATE}"], trials=1),
+        "seconds_one": _finetune(job, "one", [f"--lr={RATE}"], trials=1),
         "seconds_twenty": _finetune(job, "twenty", [], trials=RATES),
     }
 

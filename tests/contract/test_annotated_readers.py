@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,6 +147,26 @@ def test_voc_lists_give_the_sides(tmp_path: Path) -> None:
     assert "1 images are in no list" in listing.findings[0].message
 
 
+def test_xml_files_may_stand_beside_their_images(tmp_path: Path) -> None:
+    annotated.voc(tmp_path / "voc")
+    for side in ("train", "valid"):
+        shutil.copytree(tmp_path / "voc" / "JPEGImages", tmp_path / "export" / side)
+        shutil.copytree(
+            tmp_path / "voc" / "Annotations", tmp_path / "export" / side, dirs_exist_ok=True
+        )
+    listing = read(str(tmp_path / "export"), cache=tmp_path)
+    assert [(e.path.stem, e.split) for e in listing.entries] == [
+        (name, side) for side in ("train", "valid") for name in ("a", "b")
+    ]
+
+
+def test_class_folders_with_some_xml_file_are_class_folders(tmp_path: Path) -> None:
+    for name in ("cell", "nucleus"):
+        annotated.pictures(tmp_path / name)
+    (tmp_path / "about.xml").write_text("<about/>")
+    assert read(str(tmp_path), cache=tmp_path).task == "classification"
+
+
 def test_voc_without_names_has_those_of_the_challenge(tmp_path: Path) -> None:
     uri = annotated.voc_masks(tmp_path)
     (tmp_path / "classes.txt").unlink()
@@ -201,6 +222,39 @@ def test_a_json_that_is_no_coco_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"images": 3}')
     with pytest.raises(DataError, match=r"other\.json: no COCO JSON"):
         read(str(tmp_path / "other.json"), cache=tmp_path)
+
+
+def test_what_cannot_be_drawn_is_told_by_its_number(tmp_path: Path) -> None:
+    uri = annotated.coco_masks(tmp_path)
+    content = json.loads(Path(uri).read_text())
+    first, second, third = content["annotations"]
+    first["segmentation"] = [[1, 2, 3, 4]]
+    second["category_id"] = 77
+    third["image_id"] = 99
+    Path(uri).write_text(json.dumps(content))
+    listing = read(uri, cache=tmp_path / "cache", task="segmentation")
+    assert [(f.kind, f.message.partition("annotation ")[2][:1]) for f in listing.findings] == [
+        ("unknown-class", "1"),
+        ("annotation-without-image", "2"),
+        ("bad-annotation", "0"),
+    ]
+
+
+def test_a_crowd_is_no_object_and_still_covers_pixels(tmp_path: Path) -> None:
+    uri = annotated.coco_masks(tmp_path)
+    content = json.loads(Path(uri).read_text())
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    Path(uri).write_text(json.dumps(content))
+    boxes = read(uri, cache=tmp_path / "cache")
+    assert [entry.truth for entry in boxes.entries] == [(), ()]
+    assert [finding.kind for finding in boxes.findings] == ["crowd"]
+    masks = read(uri, cache=tmp_path / "cache", task="segmentation")
+    assert masks.mask_values is not None
+    for entry in masks.entries:
+        assert isinstance(entry.truth, Mask)
+        found = read_mask(entry.truth.path, masks.mask_values, masks.classes)
+        assert np.array_equal(found, annotated.indices(entry.path.stem))
 
 
 def test_scenes_have_the_boxes_of_their_masks(tmp_path: Path) -> None:

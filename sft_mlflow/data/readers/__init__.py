@@ -83,8 +83,8 @@ def _check_classes(listing: Listing) -> None:
     if listing.task == "segmentation":
         # What masks show is known when they are read.
         classes = list(listing.classes)
-    elif listing.task == "detection" and classes:
-        # One kind of object, to be found or not.
+    elif listing.task == "detection" and listing.entries:
+        # One kind of object is enough: it is there or not.
         return
     if not classes:
         raise DataError(

@@ -51,8 +51,8 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
 
     A folder is laid out as COCO's own (`annotations/instances_train2017.json`, `train2017/`) or as
     exports are (`train/_annotations.coco.json`). For segmentation polygons and run lengths are
-    drawn into masks below the cache, larger ones first; other pixels are `background`. Crowds are
-    no objects and are passed over. ignored is not used.
+    drawn into masks below the cache, larger ones first; other pixels are `background`. A crowd is
+    no object, and for detection it is passed over. ignored is not used.
     Raises DataError for a file that is no COCO JSON, or whose images are not found.
     """
     del ignored
@@ -68,7 +68,7 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
             raise DataError(f"{root}: {len(classes)} classes are more than a mask can hold.")
         values = MaskValues({str(number): name for number, name in enumerate(classes)})
     for file in files:
-        by_image = _by_image(file, findings)
+        by_image = _by_image(file, findings, crowds=values is not None)
         truths: dict[int, Truth] = {}
         if values is None:
             for number in file.images:
@@ -152,10 +152,12 @@ def _root(path: Path, file_names: Sequence[str]) -> Path:
     )
 
 
-def _by_image(file: _File, findings: list[Finding]) -> dict[int, list[Mapping[str, Any]]]:
-    """Usable annotations of each image."""
+def _by_image(
+    file: _File, findings: list[Finding], *, crowds: bool
+) -> dict[int, list[Mapping[str, Any]]]:
+    """Usable annotations of each image. crowds: whether those of crowds are."""
     found: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    crowds = 0
+    passed_over = 0
     for annotation in file.annotations:
         where = _where(file, annotation)
         if annotation.get("image_id") not in file.images:
@@ -164,12 +166,12 @@ def _by_image(file: _File, findings: list[Finding]) -> dict[int, list[Mapping[st
         elif annotation.get("category_id") not in file.names:
             message = f"{where}: category {annotation.get('category_id')} has no name; left out"
             findings.append(_fault(file, "unknown-class", message))
-        elif annotation.get("iscrowd"):
-            crowds += 1
+        elif annotation.get("iscrowd") and not crowds:
+            passed_over += 1
         else:
             found[annotation["image_id"]].append(annotation)
-    if crowds:
-        message = f"{file.path}: {crowds} annotations are crowds, which are no objects; not used"
+    if passed_over:
+        message = f"{file.path}: {passed_over} annotations are crowds, no objects; not used"
         findings.append(Finding("note", "crowd", message))
     return found
 
@@ -205,24 +207,33 @@ def _masks(
             pixels = np.zeros((height, width), np.uint8)
             given = annotations.get(number, ())
             for annotation in sorted(given, key=lambda a: -float(a.get("area") or 0)):
-                covered = _covered(annotation.get("segmentation"), height, width)
-                if covered is not None:
+                if _can_be_drawn(annotation.get("segmentation")):
+                    covered = _covered(annotation["segmentation"], height, width)
                     pixels[covered] = index[annotation["category_id"]]
             Image.fromarray(pixels).save(folder / f"{number}.png")
 
     for of_image in annotations.values():
         for annotation in of_image:
-            if not annotation.get("segmentation"):
-                message = f"{_where(file, annotation)}: no segmentation; left out"
+            if not _can_be_drawn(annotation.get("segmentation")):
+                message = f"{_where(file, annotation)}: no polygon or run lengths; left out"
                 findings.append(_fault(file, "bad-annotation", message))
     folder = materialise(cache.expanduser().resolve() / "masks" / about, draw)
     return {number: Mask(folder / f"{number}.png") for number in file.images}
 
 
-def _covered(segmentation: Any, height: int, width: int) -> NDArray[np.bool_] | None:
+def _can_be_drawn(segmentation: Any) -> bool:
+    """Whether it is polygons of three corners or more, or run lengths."""
+    if isinstance(segmentation, dict):
+        return isinstance(segmentation.get("counts"), list | str) and "size" in segmentation
+    return (
+        isinstance(segmentation, list)
+        and len(segmentation) > 0
+        and all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in segmentation)
+    )
+
+
+def _covered(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
     """The pixels of polygons or run lengths, as COCO's own code draws them."""
-    if not segmentation:
-        return None
     encoded = segmentation
     if isinstance(segmentation, list):
         encoded = run_lengths.merge(run_lengths.frPyObjects(segmentation, height, width))

@@ -91,11 +91,17 @@ def _boxes_of(root: Path) -> Iterator[tuple[Split | None, Path]]:
     if (root / _ANNOTATIONS).is_dir():
         yield from ((None, path) for path in sorted((root / _ANNOTATIONS).glob("*.xml")))
     elif root.is_dir():
-        yield from ((None, path) for path in sorted(root.glob("*.xml")))
+        yield from ((None, path) for path in _beside_images(root))
         for folder in sorted(path for path in root.iterdir() if path.is_dir()):
             side = SPLIT_WORDS.get(folder.name.lower())
             if side is not None:
-                yield from ((side, path) for path in sorted(folder.glob("*.xml")))
+                yield from ((side, path) for path in _beside_images(folder))
+
+
+def _beside_images(folder: Path) -> Iterator[Path]:
+    """XML files with the name of an image there; others are no one's annotations."""
+    names = {path.stem for path in _pictures(folder)}
+    yield from (path for path in sorted(folder.glob("*.xml")) if path.stem in names)
 
 
 def _image_of(root: Path, xml: Path, filename: str) -> Path | None:
