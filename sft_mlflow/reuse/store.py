@@ -276,7 +276,8 @@ def _write(path: Path, keys: Keys, rows: Tensor) -> None:
 
 def _bytes_of(rows: Tensor) -> memoryview:
     """The memory of a contiguous tensor, byte by byte."""
-    return rows.view(torch.uint8).numpy().data.cast("B")
+    # As one row: strides of dimensions of one element, as of maps of one pixel, mean nothing.
+    return rows.view(-1).view(torch.uint8).numpy().data.cast("B")
 
 
 def _checksum(key: NDArray[np.uint64], row: memoryview) -> int:

@@ -93,20 +93,11 @@ def cuts(traced: Traced) -> tuple[int, ...]:
     """Positions of the nodes after which their value is the only one that is still needed.
 
     Parameters read directly (`get_attr`) do not count: whoever needs them can read them again.
-    Nor do feature maps that a head reads besides the last one: they stand at cuts themselves.
     """
     position = {node: i for i, node in enumerate(traced.nodes)}
-    head = traced.nodes[traced.head]
     last_use = [
-        max(
-            (
-                position.get(user, len(position))
-                for user in node.users
-                if user is not head or i == traced.head - 1
-            ),
-            default=-1,
-        )
-        for i, node in enumerate(traced.nodes)
+        max((position.get(user, len(position)) for user in node.users), default=-1)
+        for node in traced.nodes
     ]
     found = []
     live: set[int] = set()

@@ -15,9 +15,11 @@ from sft_mlflow.training.events import EpochEnded
 from sft_mlflow.whole_file import whole_file
 
 NAME = "last.pt"
-# Of work that a crash may cost beside the epoch under way. Writing the weights of a large network
-# and its optimiser after each epoch of a few seconds takes a sixth of a trial's time.
+# Of work that a crash may cost beside the epoch under way, where much trains: writing the weights
+# of a large network and its optimiser after each epoch of a second or two takes a sixth of a
+# trial's time. Where what trains is smaller than that, each epoch is written.
 EVERY_SECONDS = 10.0
+SMALL_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,12 @@ class Checkpoints:
         return Checkpoint(**saved, history=history)
 
     def keep(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint, unless the one before was written a moment ago.
+        """Write the checkpoint, unless it is large and one was written a moment ago.
 
         A crash leaves that one or this one, never half of one.
         """
-        if time.monotonic() - self._written < self._every_seconds:
+        large = sum(tensor.nbytes for tensor in checkpoint.tensors.values()) > SMALL_BYTES
+        if large and time.monotonic() - self._written < self._every_seconds:
             return
         saved = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
         saved["history"] = [asdict(epoch) for epoch in checkpoint.history]

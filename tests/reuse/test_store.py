@@ -54,6 +54,18 @@ def test_rows_come_back_to_the_bit_in_the_order_that_is_asked_for(
     assert rows[:, 0, 0].tolist() == order
 
 
+def test_maps_of_one_pixel_are_kept_whatever_their_strides_say(store: Store) -> None:
+    maps = torch.arange(24.0).view(3, 8, 1, 1).to(memory_format=torch.channels_last)
+    assert maps.is_contiguous()
+    assert maps.stride(-1) != 1
+    shelf = store.shelf(ADDRESS)
+    shelf.put(keys_of(names(0, 3)), maps)
+    shelf.flush()
+    rows, _ = store.shelf(ADDRESS).read(keys_of(names(0, 3)))
+    assert rows is not None
+    assert torch.equal(rows, maps)
+
+
 def test_what_is_absent_is_told_and_the_others_are_read(store: Store) -> None:
     made(store)
     rows, found = store.shelf(ADDRESS).read(keys_of(["image 4", "stranger", "image 1"]))

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from sft_mlflow.training.checkpoints import Checkpoint, Checkpoints
+from sft_mlflow.training.checkpoints import SMALL_BYTES, Checkpoint, Checkpoints
 
 
-def checkpoint(value: float) -> Checkpoint:
-    tensors = {"weight": torch.full((3,), value)}
+def checkpoint(value: float, size: int = 3) -> Checkpoint:
+    tensors = {"weight": torch.full((size,), value)}
     return Checkpoint(tensors, tensors, tensors, torch.zeros(2, 3), {}, {}, ())
 
 
@@ -24,7 +24,9 @@ def test_the_last_checkpoint_is_read_as_it_was_kept(tmp_path: Path) -> None:
     assert not list((tmp_path / "trial").iterdir())
 
 
-def test_a_checkpoint_soon_after_another_is_not_written(tmp_path: Path) -> None:
+def test_a_large_checkpoint_soon_after_another_is_not_written(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path, every_seconds=3600)
-    kept.keep(checkpoint(1.0))
+    kept.keep(checkpoint(1.0, size=SMALL_BYTES // 4 + 1))
     assert kept.load() is None
+    kept.keep(checkpoint(1.0, size=SMALL_BYTES // 4))
+    assert kept.load() is not None
