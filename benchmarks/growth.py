@@ -51,9 +51,12 @@ def main() -> None:
 
 def copies(source: Path, folder: Path, wanted: int) -> None:
     """`folder`/CLASS/*.jpg: each image of the source, then all of them shifted, and so on."""
-    files = sorted(source.glob("*/*.jpg"))
-    for name in {path.parent.name for path in files}:
-        (folder / name).mkdir(parents=True)
+    classes = sorted(path for path in source.iterdir() if path.is_dir())
+    # In turn from each class, so that the first thousand are of all of them.
+    turns = zip(*(sorted(path.glob("*.jpg")) for path in classes), strict=False)
+    files = [path for turn in turns for path in turn]
+    for path in classes:
+        (folder / path.name).mkdir(parents=True)
     shifts = ((turn, path) for turn in count() for path in files)
     for number, (turn, path) in enumerate(islice(shifts, wanted)):
         pixels = np.asarray(Image.open(path).convert("RGB"))
