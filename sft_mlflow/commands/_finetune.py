@@ -153,7 +153,7 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
                     mirror(event)
                     observer(event)
             except KeyboardInterrupt:
-                text = f"Interrupted; little more than an epoch is lost. To go on: {command}"
+                text = f"Interrupted; the trial goes on from its checkpoint. To go on: {command}"
                 observer(Notice(text))
                 raise
             finally:

@@ -69,6 +69,8 @@ def settle(
         for uri in options.source
     }
     with_probe = options.head_start == "probe"
+    # Unchanged images have one view.
+    changed = any(found.augmentation != "none" for found in prepared.values())
     space = Space(
         ladders={
             uri: tuple(d for d in depths if d or not with_probe) for uri, depths in ladders.items()
@@ -77,7 +79,11 @@ def settle(
         lr_min=options.lr_min,
         lr_max=options.lr_max,
         rates=_rates(options),
-        others={name: values for name, values in _others(options).items() if len(values) > 1},
+        others={
+            name: values
+            for name, values in _others(options).items()
+            if len(values) > 1 and (name != "views" or changed)
+        },
     )
     if studies.MOST_TRIALS < space.points < math.inf:
         raise OptionsError(

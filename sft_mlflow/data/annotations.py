@@ -99,9 +99,10 @@ def _with_boxes(listing: Listing, facts: Sequence[FileFacts], faulty: Faulty) ->
             kept[found] = found
         entries.append(replace(entry, truth=tuple(kept)))
         # It shows something, so it is no example of nothing.
-        lost = Problem("bad-boxes", "none of its boxes can be used") if truth and not kept else None
-        examined.append(replace(fact, problem=lost))
-        empty += not truth
+        lost = (truth or entry.lost) and not kept
+        problem = Problem("bad-boxes", "none of its boxes can be used") if lost else None
+        examined.append(replace(fact, problem=problem))
+        empty += not truth and not lost
         boxes += len(kept)
         small += sum(min(box.width, box.height) < SMALL_PIXELS for box in kept)
     if empty:

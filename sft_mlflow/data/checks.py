@@ -14,7 +14,13 @@ from sft_mlflow.data.manifest import IMBALANCED, SPLITS, Manifest, Sample, Split
 from sft_mlflow.data.readers.listing import Entry, Listing
 from sft_mlflow.data.scan import FileFacts
 from sft_mlflow.data.similarity import near_duplicates
-from sft_mlflow.data.splitting import assign, conflicting_digests, missing_sides, units_per_class
+from sft_mlflow.data.splitting import (
+    assign,
+    conflicting_digests,
+    draws,
+    missing_sides,
+    units_per_class,
+)
 from sft_mlflow.data.truth import TaskName, Truth, classes_in, identity
 
 # Below this many training images a class is learnt by heart rather than learnt.
@@ -223,7 +229,9 @@ def covering_seed(listing: Listing, facts: Sequence[FileFacts]) -> int | None:
     """
     if not missing_sides(listing):
         return None
-    for seed in range(max(1, min(_SEED_TRIALS, _SEED_HASHES // max(1, len(facts))))):
+    hashes = max(1, len(facts)) * draws(listing)
+    seeds = max(1, min(_SEED_TRIALS, _SEED_HASHES // hashes))
+    for seed in range(seeds):
         samples = assign(listing, facts, seed=seed)
         units = units_per_class(samples)
         full = len({sample.split for sample in samples}) == len(SPLITS)

@@ -37,7 +37,7 @@ _SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "label", "split", 
 
 @dataclass(frozen=True, slots=True)
 class BrokenFile:
-    """A listed file that gives no pixels, and why."""
+    """A listed file that gives no pixels, or whose boxes or mask cannot be used, and why."""
 
     path: Path
     label: str
@@ -92,7 +92,7 @@ def load_manifest(
     masks that are wrong; ignored: values of masks that count for nothing; progress: called with
     (files read, files in all).
     Raises OptionsError for an unknown URI and DataError where fewer than two classes or an empty
-    side would be left, with what the check found.
+    side would be left, with what the check found, and as `survey` does.
     """
     found = survey(
         uri, task=task, seed=seed, cache=cache, faulty=faulty, ignored=ignored, progress=progress
@@ -116,7 +116,8 @@ def survey(
 ) -> Surveyed:
     """All that can be said of the data before training, arguments as for `load_manifest`.
 
-    Raises OptionsError for an unknown URI and DataError where nothing or one class is listed.
+    Raises OptionsError for an unknown URI and DataError where nothing or one class is listed, or
+    an annotation is wrong and `faulty` is `error`.
     """
     listed = read(uri, cache=cache, task=task, ignored=ignored)
     scanned = scan([entry.path for entry in listed.entries], progress=progress)
@@ -227,10 +228,12 @@ def _unfit(
 ) -> str | None:
     # Of objects one kind is enough: they are there or not.
     if len(manifest.classes) < (1 if listing.task == "detection" else 2):
+        shown = (classes_in(entry.truth) for entry in listing.entries)
+        listed = frozenset(listing.classes).union(*shown)
         because = f" First broken file: {files[0].path}: {files[0].reason}." if files else ""
         return (
             f"{listing.uri}: of {len(listing.entries)} files in "
-            f"{len({entry.label for entry in listing.entries})} classes, "
+            f"{len(listed)} classes, "
             f"{len(manifest.samples)} usable ones in {len(manifest.classes)} are left; "
             f"{len(files)} are broken. At least two classes are needed, or one kind of "
             f"object.{because}"

@@ -72,20 +72,33 @@ def read_mask(
 
 def _raw(data: bytes, path: Path | None, values: MaskValues) -> NDArray[np.int64]:
     """(H, W): grey levels or palette indices, or colours as 0xRRGGBB."""
-    image = stored(data, path)
     if values.in_colour:
-        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.int64), -1, 0)
+        image = stored(data, path).convert("RGB")
+        red, green, blue = np.moveaxis(np.asarray(image, np.int64), -1, 0)
         packed: NDArray[np.int64] = (red << 16) | (green << 8) | blue
         return packed
-    pixels = np.asarray(image)
-    if pixels.ndim == 3:
-        # Some programs write the same index into each channel.
-        colours = pixels[..., :3]
-        if not (colours == colours[..., :1]).all():
-            reason = "the mask is in colour, and no table says which colour is which class"
-            raise BrokenImageError(path, "bad-mask", reason)
-        pixels = colours[..., 0]
-    return pixels.astype(np.int64)
+    pixels = levels(data, path)
+    if pixels is None:
+        reason = "the mask is in colour, and no table says which colour is which class"
+        raise BrokenImageError(path, "bad-mask", reason)
+    return pixels
+
+
+def levels(data: bytes, path: Path | None) -> NDArray[np.int64] | None:
+    """Grey levels or palette indices (H, W); None for a picture in colour.
+
+    Raises BrokenImageError.
+    """
+    image = stored(data, path)
+    pixels = np.asarray(image).astype(np.int64)
+    if pixels.ndim == 2:
+        return pixels
+    # Some programs write the same index into each channel; an alpha channel is no index.
+    colours = pixels[..., [name not in "Aa" for name in image.getbands()]]
+    if not (colours == colours[..., :1]).all():
+        return None
+    grey: NDArray[np.int64] = colours[..., 0]
+    return grey
 
 
 def _value(number: int, values: MaskValues) -> str:

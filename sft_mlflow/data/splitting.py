@@ -29,11 +29,7 @@ from sft_mlflow.data.truth import classes_in, identity
 
 VALID_FRACTION = 0.15
 TEST_FRACTION = 0.15
-FRACTIONS: dict[Split, float] = {
-    "train": 1 - VALID_FRACTION - TEST_FRACTION,
-    "valid": VALID_FRACTION,
-    "test": TEST_FRACTION,
-}
+FRACTIONS: dict[Split, float] = {"valid": VALID_FRACTION, "test": TEST_FRACTION}
 # Draws to choose from where images show several classes, fewer where there are many images.
 _DRAWS = 64
 _DRAWN_UNITS = 500_000
@@ -85,11 +81,16 @@ def assign(listing: Listing, facts: Sequence[FileFacts], *, seed: int) -> tuple[
         return sides
 
     words = [str(seed)]
-    if missing and listing.task != "classification":
-        more = min(_DRAWS, _DRAWN_UNITS // max(1, len(members)))
-        words += [f"{seed}, draw {number}" for number in range(1, more)]
-    shown = [classes_in(entry.truth) for entry in entries]
-    sides = min(map(drawn, words), key=lambda sides: _unevenness(sides, shown))
+    if missing:
+        words += [f"{seed}, draw {number}" for number in range(1, draws(listing))]
+    # What a given side holds fast says nothing about a draw.
+    free = [at for at, entry in enumerate(entries) if entry.split in (None, "train")]
+    shown = [classes_in(entries[at].truth) for at in free]
+
+    def unevenness(sides: Sequence[Split]) -> float:
+        return _unevenness([sides[at] for at in free], shown, missing)
+
+    sides = min(map(drawn, words), key=unevenness) if len(words) > 1 else drawn(words[0])
 
     keeps: dict[str, Split] = {}
     for digest, side in zip(digests, sides, strict=True):
@@ -99,6 +100,13 @@ def assign(listing: Listing, facts: Sequence[FileFacts], *, seed: int) -> tuple[
         for entry, digest, side in zip(entries, digests, sides, strict=True)
         if keeps[digest] == side
     )
+
+
+def draws(listing: Listing) -> int:
+    """How many draws `assign` chooses from: one where an image shows one class."""
+    if listing.task == "classification":
+        return 1
+    return max(1, min(_DRAWS, _DRAWN_UNITS // max(1, len(listing.entries))))
 
 
 def missing_sides(listing: Listing) -> tuple[Split, ...]:
@@ -143,8 +151,10 @@ def _units(digests: Sequence[str], groups: Sequence[str | None]) -> list[int]:
     return [int(part[node]) for node in own]
 
 
-def _unevenness(sides: Sequence[Split], shown: Sequence[frozenset[str]]) -> float:
-    """How far the classes, and the images, are from standing on each side in its fraction."""
+def _unevenness(
+    sides: Sequence[Split], shown: Sequence[frozenset[str]], drawn: Sequence[Split]
+) -> float:
+    """How far the classes, and the images, are from standing on each drawn side in its fraction."""
     counts: dict[str, Counter[Split]] = defaultdict(Counter)
     for side, classes in zip(sides, shown, strict=True):
         for name in ("", *classes):
@@ -153,6 +163,7 @@ def _unevenness(sides: Sequence[Split], shown: Sequence[frozenset[str]]) -> floa
         abs(found[side] / found.total() - fraction)
         for found in counts.values()
         for side, fraction in FRACTIONS.items()
+        if side in drawn
     )
 
 

@@ -191,8 +191,10 @@ class Chain:
             return augment(pixels, self._views.policy, (self._views.seed, view), names)
 
         def make(where: NDArray[np.bool_]) -> Tensor:
+            if where.all():
+                return self._run(rows, view, point, known)
             of_these = {p: values[torch.from_numpy(where)] for p, values in known.items()}
-            return self._run(rows[where], view, point, known if where.all() else of_these)
+            return self._run(rows[where], view, point, of_these)
 
         return self._through_store(self._keys(view)[rows], point, make)
 

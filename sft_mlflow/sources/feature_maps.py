@@ -77,6 +77,8 @@ def _maps(model: nn.Module, traced: Traced, size: int) -> dict[int, tuple[int, i
     for position in sorted(cuts.block_ends(model, traced)):
         shape = traced.nodes[position].meta["tensor_meta"].shape
         # A map has as many rows as columns here; channels last (Swin) or tokens (ViT) do not.
+        if len(shape) == 4 and shape[1] == shape[2] != shape[3]:
+            return {}
         if len(shape) == 4 and shape[2] == shape[3] > 1 and size % shape[2] == 0:
             found[size // shape[2]] = position, shape[1]
     return found

@@ -45,6 +45,7 @@ class Checkpoints:
     def __init__(self, folder: Path, every_seconds: float = EVERY_SECONDS) -> None:
         self._path = folder / NAME
         self._every_seconds = every_seconds
+        # Before the first, nothing was written, however long ago: a start is soon made again.
         self._written = time.monotonic()
 
     def load(self) -> Checkpoint | None:
@@ -58,7 +59,7 @@ class Checkpoints:
     def keep(self, checkpoint: Checkpoint) -> None:
         """Write the checkpoint, unless it is large and one was written a moment ago.
 
-        A crash leaves that one or this one, never half of one.
+        A crash leaves that one or this one, never half of one, or none where it comes at once.
         """
         large = sum(tensor.nbytes for tensor in checkpoint.tensors.values()) > SMALL_BYTES
         if large and time.monotonic() - self._written < self._every_seconds:

@@ -257,6 +257,86 @@ def test_a_crowd_is_no_object_and_still_covers_pixels(tmp_path: Path) -> None:
         assert np.array_equal(found, annotated.indices(entry.path.stem))
 
 
+def test_an_image_whose_objects_were_left_out_is_no_example_of_nothing(tmp_path: Path) -> None:
+    uri = annotated.coco(tmp_path)
+    content = json.loads(Path(uri).read_text())
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 77
+    Path(uri).write_text(json.dumps(content))
+    listing = read(uri, cache=tmp_path)
+    facts = examine_annotations(listing, scan([e.path for e in listing.entries])).facts
+    assert [fact.problem and fact.problem.kind for fact in facts] == ["bad-boxes"] * 2
+
+
+def test_ids_may_be_written_as_text(tmp_path: Path) -> None:
+    uri = annotated.coco(tmp_path)
+    plain = read(uri, cache=tmp_path)
+    content = json.loads(Path(uri).read_text())
+    for annotation in content["annotations"]:
+        annotation["image_id"] = str(annotation["image_id"])
+    Path(uri).write_text(json.dumps(content))
+    assert read(uri, cache=tmp_path) == plain
+
+
+def test_a_polygon_json_without_sizes_is_refused_by_name(tmp_path: Path) -> None:
+    uri = annotated.coco_masks(tmp_path)
+    content = json.loads(Path(uri).read_text())
+    del content["images"][0]["height"]
+    Path(uri).write_text(json.dumps(content))
+    with pytest.raises(DataError, match="without height and width"):
+        read(uri, cache=tmp_path / "cache", task="segmentation")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB"])
+def test_black_and_white_masks_are_two_classes(mode: str, tmp_path: Path) -> None:
+    annotated.pictures(tmp_path / "images")
+    (tmp_path / "masks").mkdir()
+    for name in BOXES:
+        white = Image.fromarray(255 * (annotated.indices(name) > 0).astype(np.uint8))
+        white.convert(mode).save(tmp_path / "masks" / f"{name}.png")
+    listing = read(str(tmp_path), cache=tmp_path)
+    assert listing.classes == ("0", "1" if mode == "1" else "255")
+    assert listing.mask_values is not None
+    for entry in listing.entries:
+        assert isinstance(entry.truth, Mask)
+        found = read_mask(entry.truth.path, listing.mask_values, listing.classes)
+        assert np.array_equal(found, annotated.indices(entry.path.stem) > 0)
+
+
+def test_rows_of_one_image_on_two_sides_are_refused_by_line(tmp_path: Path) -> None:
+    text = "path,label,xmin,ymin,xmax,ymax,split\na.png,x,1,1,5,5,train\na.png,y,1,1,5,5,test\n"
+    (tmp_path / "boxes.csv").write_text(text)
+    with pytest.raises(DataError, match=r"boxes\.csv:3: split or group of 'a\.png'"):
+        read(str(tmp_path / "boxes.csv"), cache=tmp_path)
+
+
+def test_a_wrong_line_of_yolo_is_told_and_the_others_are_read(tmp_path: Path) -> None:
+    uri = annotated.yolo(tmp_path)
+    path = tmp_path / "labels" / "train" / "b.txt"
+    good = path.read_text()
+    path.write_text(f"nan .5 .5 .1 .1\n9 .5 .5 .1 .1\n0 .5 .5\n{good}")
+    (tmp_path / "labels" / "train" / "classes.txt").write_text("cell\nnucleus\n")
+    listing = read(uri, cache=tmp_path)
+    assert [(f.kind, f.message.split(":")[1]) for f in listing.findings] == [
+        ("bad-annotation", "1"),
+        ("unknown-class", "2"),
+        ("bad-annotation", "3"),
+    ]
+    assert len(listing.entries[1].truth) == 1
+
+
+def test_what_trainval_has_beside_val_trains(tmp_path: Path) -> None:
+    uri = annotated.voc(tmp_path)
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "trainval.txt").write_text("a\nb\n")
+    (lists / "val.txt").write_text("b\n")
+    assert {e.path.stem: e.split for e in read(uri, cache=tmp_path).entries} == {
+        "a": "train",
+        "b": "valid",
+    }
+
+
 def test_scenes_have_the_boxes_of_their_masks(tmp_path: Path) -> None:
     boxes = load_manifest("digits", task="detection", cache=tmp_path).manifest
     masks = load_manifest("digits", task="segmentation", cache=tmp_path).manifest

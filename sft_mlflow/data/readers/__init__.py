@@ -64,17 +64,22 @@ def read(
     Raises OptionsError for a URI that is nothing known or nothing for that task, DataError for one
     that holds no images or a single class.
     """
+    possible: dict[TaskName, None] = {}
     for reader in READERS:
-        if not (tasks := reader.tasks(uri)):
+        tasks = reader.tasks(uri)
+        # Folders of annotations are no classes.
+        if not tasks or (reader is folder and possible):
             continue
-        if task is not None and task not in tasks:
-            raise OptionsError(
-                f"task: {uri} is laid out for {' or '.join(tasks)} and not for {task}; "
-                "docs/data.md names the layouts of each."
-            )
-        listing = reader.read(uri, cache=cache, task=task or tasks[0], ignored=ignored)
-        _check_classes(listing)
-        return listing
+        if task in (None, *tasks):
+            listing = reader.read(uri, cache=cache, task=task or tasks[0], ignored=ignored)
+            _check_classes(listing)
+            return listing
+        possible |= dict.fromkeys(tasks)
+    if possible:
+        raise OptionsError(
+            f"task: {uri} is laid out for {' or '.join(possible)} and not for {task}; "
+            "docs/data.md names the layouts of each."
+        )
     raise OptionsError(_unknown(uri))
 
 
@@ -91,6 +96,11 @@ def _check_classes(listing: Listing) -> None:
             f"{listing.uri}: no images found. Expected one folder a class with JPEG, PNG, WebP, "
             "TIFF, BMP or GIF files in it, a table with the columns path and label, or one of the "
             "layouts for boxes and masks (docs/data.md)."
+        )
+    if len(classes) == 1 and listing.task == "segmentation":
+        raise DataError(
+            f"{listing.uri}: its masks have one class only, {classes[0]!r}; at least two are "
+            "needed. classes.txt or class_dict.csv beside them says what their values stand for."
         )
     if len(classes) == 1:
         raise DataError(

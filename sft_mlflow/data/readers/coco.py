@@ -68,6 +68,7 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
             raise DataError(f"{root}: {len(classes)} classes are more than a mask can hold.")
         values = MaskValues({str(number): name for number, name in enumerate(classes)})
     for file in files:
+        annotated = {one["image_id"] for one in file.annotations}
         by_image = _by_image(file, findings, crowds=values is not None)
         truths: dict[int, Truth] = {}
         if values is None:
@@ -76,7 +77,12 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
         else:
             truths |= _masks(file, by_image, classes, cache, findings)
         entries += [
-            Entry(file.root / str(image["file_name"]), truths[number], file.split)
+            Entry(
+                file.root / str(image["file_name"]),
+                truths[number],
+                file.split,
+                lost=number in annotated and not truths[number],
+            )
             for number, image in file.images.items()
         ]
     name = root.name if root.is_dir() else root.stem
@@ -117,7 +123,10 @@ def _read(path: Path, split: Split | None) -> _File:
         values = json.loads(content)
         images = {int(image["id"]): image for image in values["images"]}
         names = {int(one["id"]): str(one["name"]) for one in values["categories"]}
-        annotations = values.get("annotations", [])
+        annotations = [
+            {**one, **{key: _number(one.get(key)) for key in ("image_id", "category_id")}}
+            for one in values.get("annotations") or []
+        ]
         file_names = [str(image["file_name"]) for image in images.values()]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
@@ -125,6 +134,14 @@ def _read(path: Path, split: Split | None) -> _File:
         ) from error
     digest = hashlib.sha256(content).hexdigest()
     return _File(path, split, _root(path, file_names), digest, images, names, annotations)
+
+
+def _number(value: Any) -> int | None:
+    """An id, which some programs write as text; None where it is none."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _root(path: Path, file_names: Sequence[str]) -> Path:
@@ -198,33 +215,39 @@ def _masks(
     findings: list[Finding],
 ) -> dict[int, Mask]:
     """The drawn mask of each image, whose pixels are positions in `classes`; 0 is background."""
+    try:
+        sizes = {n: (int(one["height"]), int(one["width"])) for n, one in file.images.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{file.path}: an image without height and width ({error!r}), which masks need."
+        ) from error
     index = {number: classes.index(name) for number, name in file.names.items()}
     about = hashlib.sha256(json.dumps([file.digest, classes]).encode()).hexdigest()[:32]
 
     def draw(folder: Path) -> None:
-        for number, image in file.images.items():
-            height, width = int(image["height"]), int(image["width"])
+        for number, (height, width) in sizes.items():
             pixels = np.zeros((height, width), np.uint8)
             given = annotations.get(number, ())
             for annotation in sorted(given, key=lambda a: -float(a.get("area") or 0)):
-                if _can_be_drawn(annotation.get("segmentation")):
+                if _can_be_drawn(annotation.get("segmentation"), sizes[number]):
                     covered = _covered(annotation["segmentation"], height, width)
                     pixels[covered] = index[annotation["category_id"]]
             Image.fromarray(pixels).save(folder / f"{number}.png")
 
-    for of_image in annotations.values():
+    for number, of_image in annotations.items():
         for annotation in of_image:
-            if not _can_be_drawn(annotation.get("segmentation")):
-                message = f"{_where(file, annotation)}: no polygon or run lengths; left out"
+            if not _can_be_drawn(annotation.get("segmentation"), sizes[number]):
+                message = f"{_where(file, annotation)}: no polygon or run lengths of it; left out"
                 findings.append(_fault(file, "bad-annotation", message))
     folder = materialise(cache.expanduser().resolve() / "masks" / about, draw)
     return {number: Mask(folder / f"{number}.png") for number in file.images}
 
 
-def _can_be_drawn(segmentation: Any) -> bool:
-    """Whether it is polygons of three corners or more, or run lengths."""
+def _can_be_drawn(segmentation: Any, size: tuple[int, int]) -> bool:
+    """Whether it is polygons of three corners or more, or run lengths of that height and width."""
     if isinstance(segmentation, dict):
-        return isinstance(segmentation.get("counts"), list | str) and "size" in segmentation
+        counts = segmentation.get("counts")
+        return isinstance(counts, list | str) and segmentation.get("size") == [*size]
     return (
         isinstance(segmentation, list)
         and len(segmentation) > 0

@@ -24,12 +24,16 @@ SPLIT_WORDS: dict[str, Split] = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One listed file. path: absolute; split: None where the source gives none."""
+    """One listed file. path: absolute; split: None where the source gives none.
+
+    lost: whether it shows objects that the reader had to leave out.
+    """
 
     path: Path
     truth: Truth
     split: Split | None = None
     group: str | None = None
+    lost: bool = False
 
     @property
     def label(self) -> str:

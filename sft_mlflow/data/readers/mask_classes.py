@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sft_mlflow.data.images import BrokenImageError, read_bytes, stored
+from sft_mlflow.data.images import BrokenImageError, read_bytes
+from sft_mlflow.data.masks import levels
 from sft_mlflow.data.ordered import THREADS, ordered_map
 from sft_mlflow.data.truth import MaskValues
 from sft_mlflow.errors import DataError
@@ -38,8 +39,9 @@ def values_of(
     """What the values of the masks stand for.
 
     A list of names or of colours in the root says so; else the names of a known scheme, where no
-    mask has a value beyond them; else each value that occurs is a class of its own, and the masks
-    are read for them. ignored: values that are no class besides 255.
+    mask has a value beyond them; else each value that occurs is a class of its own, 255 only where
+    there is but 0 beside it, and the masks are read for them. ignored: values that are no class
+    besides 255.
     Raises DataError where the masks are in colour and no list says what the colours are, and for
     a list that cannot be read.
     """
@@ -49,7 +51,11 @@ def values_of(
     if listed := next((root / n for n in _NAME_LISTS if (root / n).is_file()), None):
         named = listed.read_text(encoding="utf-8-sig").splitlines()
         return _without({str(i): name.strip() for i, name in enumerate(named)}, no_class)
-    found = _occurring(masks) - {int(value) for value in no_class if value.isdecimal()}
+    occurring = _occurring(root, masks)
+    if occurring == {0, int(_UNLABELLED)} and not ignored:
+        # Black and white are the two classes, and nothing is left unlabelled.
+        return MaskValues({str(value): str(value) for value in sorted(occurring)})
+    found = occurring - {int(value) for value in no_class if value.isdecimal()}
     if known and max(found, default=0) < len(known):
         return _without({str(i): name for i, name in enumerate(known)}, no_class)
     return _without({str(value): str(value) for value in sorted(found)}, no_class)
@@ -88,21 +94,18 @@ def _colours(path: Path) -> dict[str, str]:
     return found
 
 
-def _occurring(masks: Sequence[Path]) -> set[int]:
+def _occurring(root: Path, masks: Sequence[Path]) -> set[int]:
     def look(path: Path) -> set[int]:
         try:
-            image = stored(read_bytes(path), path)
+            pixels = levels(read_bytes(path), path)
         except BrokenImageError:
             # The check reports it.
             return set()
-        pixels = np.asarray(image)
-        if pixels.ndim == 3:
-            pixels = pixels[..., :3]
-            if not (pixels == pixels[..., :1]).all():
-                raise DataError(
-                    f"{path}: the masks are in colour. Say which colour is which class in "
-                    f"{path.parents[1]}/class_dict.csv, with the columns name, r, g, b."
-                )
+        if pixels is None:
+            raise DataError(
+                f"{path}: the masks are in colour. Say which colour is which class in "
+                f"{root}/class_dict.csv, with the columns name, r, g, b."
+            )
         return set(np.unique(pixels).tolist())
 
     found: set[int] = set()

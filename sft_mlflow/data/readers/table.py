@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from sft_mlflow.data.manifest import Split
 from sft_mlflow.data.readers.listing import SPLIT_WORDS, Entry, Listing
 from sft_mlflow.data.tables import Row, columns_of, is_table, saved, table_rows
 from sft_mlflow.data.truth import Box, TaskName, from_text, task_named, values_from
@@ -57,6 +58,7 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
 def _entries(table: Path, rows: Iterable[tuple[int, Row]], by_box: bool) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     boxes: dict[Path, list[Box]] = {}
+    sides: dict[Path, tuple[Split | None, str]] = {}
     errors: list[str] = []
     for number, row in rows:
         where = f"{table}:{number}"
@@ -77,6 +79,9 @@ def _entries(table: Path, rows: Iterable[tuple[int, Row]], by_box: bool) -> tupl
             if file not in boxes:
                 entries.append(Entry(file, (), side, group or None))
             of_file = boxes.setdefault(file, [])
+            known = sides.setdefault(file, (side, group))
+            if known != (side, group):
+                errors.append(f"{where}: split or group of {path!r} is not that of its first row.")
             if not shows_nothing:
                 try:
                     xmin, ymin, xmax, ymax = map(float, edges)

@@ -56,7 +56,9 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
         try:
             tree = ET.parse(xml).getroot()
         except (ET.ParseError, OSError) as error:
-            findings.append(_fault("bad-annotation", f"{xml}: cannot be read ({error})", xml))
+            findings.append(
+                _fault("bad-annotation", f"{xml}: cannot be read ({error}); left out", xml)
+            )
             continue
         image = _image_of(root, xml, tree.findtext("filename") or "")
         if image is None:
@@ -64,16 +66,18 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
             findings.append(_fault("annotation-without-image", message, xml))
             continue
         boxes = []
+        lost = False
         for number, found in enumerate(tree.iter("object"), 1):
             where = f"{xml}: object {number}"
             box = _box(found, where)
             if box is None:
                 message = f"{where}: no name or no bndbox with four numbers; left out"
                 findings.append(_fault("bad-annotation", message, xml))
+                lost = True
             else:
                 boxes.append(box)
-        entries.append(Entry(image, tuple(boxes), sides.get(xml.stem, split)))
-    annotated = {entry.path.stem for entry in entries}
+        entries.append(Entry(image, tuple(boxes), sides.get(xml.stem, split), lost=lost))
+    annotated = {xml.stem for _, xml in _boxes_of(root)}
     for image in _pictures(root / _IMAGES):
         if image.stem not in annotated and (not sides or image.stem in sides):
             message = f"{image}: has no XML file; left out"
@@ -154,7 +158,7 @@ def _masks(root: Path, ignored: frozenset[str]) -> Listing:
 
 
 def _sides(folder: Path) -> dict[str, Split]:
-    """Side of each image by its stem; `trainval` counts where neither of its parts is there."""
+    """Side of each image by its stem; without `train`, what `trainval` has beside `val` trains."""
     found: dict[str, Split] = {}
     names = [name for name in ("train", "val", "test") if (folder / f"{name}.txt").is_file()]
     if "train" not in names and (folder / "trainval.txt").is_file():
@@ -163,6 +167,8 @@ def _sides(folder: Path) -> dict[str, Split]:
         side = SPLIT_WORDS.get(name, "train")
         for line in (folder / f"{name}.txt").read_text().splitlines():
             stem = line.split()[0] if line.split() else ""
+            if name == "trainval" and found.get(stem) == "valid":
+                continue
             if stem and found.setdefault(stem, side) != side:
                 raise DataError(
                     f"{folder}: {stem} is listed for {found[stem]} and for {side}. Keep one."

@@ -43,8 +43,10 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
     findings: list[Finding] = []
     for word in ("train", "val", "valid", "test"):
         for image in _images(path, root, config.get(word)):
+            before = len(findings)
             boxes = tuple(_boxes(_labels_of(image), names, findings))
-            entries.append(Entry(image, boxes, SPLIT_WORDS[word]))
+            lost = len(findings) > before
+            entries.append(Entry(image, boxes, SPLIT_WORDS[word], lost=lost))
     name = path.parent.name if path.stem in ("data", "dataset") else path.stem
     return Listing(
         name,
@@ -71,7 +73,7 @@ def _config(path: Path) -> Path | None:
 
 
 def _names(path: Path, given: Any) -> dict[int, str]:
-    if isinstance(given, Mapping):
+    if isinstance(given, Mapping) and all(str(number).isdecimal() for number in given):
         return {int(number): str(name) for number, name in given.items()}
     if isinstance(given, list):
         return {number: str(name) for number, name in enumerate(given)}
@@ -112,22 +114,29 @@ def _boxes(path: Path, names: Mapping[int, str], findings: list[Finding]) -> Ite
             continue
         where = f"{path}:{number}"
         try:
-            label, *cells = (float(cell) for cell in line.split())
+            first, *rest = line.split()
+            label, cells = int(first), [float(cell) for cell in rest]
         except ValueError:
-            findings.append(_fault("bad-annotation", f"{where}: {line!r} is not numbers", path))
+            findings.append(
+                _fault(
+                    "bad-annotation",
+                    f"{where}: {line!r} is no class number and shares; left out",
+                    path,
+                )
+            )
             continue
-        if int(label) not in names:
-            message = f"{where}: class {int(label)} has no name; left out"
+        if label not in names:
+            message = f"{where}: class {label} has no name; left out"
             findings.append(_fault("unknown-class", message, path))
         elif len(cells) == 4:
             x, y, width, height = cells
             left, top = x - width / 2, y - height / 2
-            yield Box(names[int(label)], left, top, left + width, top + height, where)
+            yield Box(names[label], left, top, left + width, top + height, where)
         elif len(cells) >= 6 and len(cells) % 2 == 0:
             xs, ys = cells[::2], cells[1::2]
-            yield Box(names[int(label)], min(xs), min(ys), max(xs), max(ys), where)
+            yield Box(names[label], min(xs), min(ys), max(xs), max(ys), where)
         else:
-            message = f"{where}: a class number and four shares are expected, or a polygon"
+            message = f"{where}: neither a class number and four shares nor a polygon; left out"
             findings.append(_fault("bad-annotation", message, path))
 
 
@@ -135,7 +144,8 @@ def _orphans(entries: list[Entry]) -> Iterator[Finding]:
     used = {_labels_of(entry.path) for entry in entries}
     for folder in sorted({path.parent for path in used}):
         for path in sorted(folder.glob("*.txt")) if folder.is_dir() else ():
-            if path not in used:
+            # Programs put the names of the classes beside the boxes.
+            if path not in used and path.name not in ("classes.txt", "train.txt", "val.txt"):
                 message = f"{path}: its image is not there; left out"
                 yield _fault("annotation-without-image", message, path)
 
