@@ -17,6 +17,7 @@ from sft_mlflow.reuse.planner import Choice
 from sft_mlflow.reuse.store import Store
 from sft_mlflow.sources.model_folder import read_config, read_weights
 from sft_mlflow.tasks.classification.predictor import Predictor
+from sft_mlflow.training.checkpoints import NAME
 from sft_mlflow.training.events import FitEnded, RoadChosen, StoreFilled
 from sft_mlflow.training.probe import Probe
 from sft_mlflow.training.recipe import Recipe
@@ -70,7 +71,8 @@ def test_a_trial_ends_in_a_model_that_answers_as_its_validation_did(
     assert (logits.argmax(1) == digits.valid.targets).mean() == pytest.approx(ended.value)
     assert predictor.config.classes == ("0", "1", "2")
     assert predictor.config.preprocessing.size == 32
-    assert {path.name for path in tmp_path.iterdir()} == {MODEL, VALIDATION_OUTPUTS}
+    # The checkpoint stays until the study knows that the trial is over.
+    assert {path.name for path in tmp_path.iterdir()} == {MODEL, VALIDATION_OUTPUTS, NAME}
 
 
 def test_the_probe_as_a_trial_is_the_source_to_the_bit_with_the_probe_as_its_head(
