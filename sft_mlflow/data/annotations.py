@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from sft_mlflow.data.findings import Finding
+from sft_mlflow.data.findings import Finding, fault
 from sft_mlflow.data.images import BrokenImageError
 from sft_mlflow.data.masks import MaskFacts, mask_facts
 from sft_mlflow.data.ordered import THREADS, ordered_map
@@ -84,7 +84,7 @@ def _with_boxes(listing: Listing, facts: Sequence[FileFacts], faulty: Faulty) ->
             entries.append(entry)
             examined.append(fact)
             continue
-        kept: dict[Box, Box] = {}
+        kept: dict[Box, None] = {}
         for given in truth:
             box = _in_pixels(given, fact) if listing.relative else given
             found, fault = _within(box, fact, faulty)
@@ -96,7 +96,7 @@ def _with_boxes(listing: Listing, facts: Sequence[FileFacts], faulty: Faulty) ->
                 findings.append(
                     _finding(entry.path, given, "duplicate-box", "is there twice; one is kept")
                 )
-            kept[found] = found
+            kept[found] = None
         entries.append(replace(entry, truth=tuple(kept)))
         # It shows something, so it is no example of nothing.
         lost = (truth or entry.lost) and not kept
@@ -156,25 +156,21 @@ def _within(box: Box, fact: FileFacts, faulty: Faulty) -> tuple[Box | None, tupl
 
 
 def _finding(path: Path, box: Box, kind: str, what: str) -> Finding:
-    return Finding("warning", kind, f"{box.where or path}: {box.label} {what}", (str(path),))
+    return fault(kind, f"{box.where or path}: {box.label} {what}", path)
 
 
 def _with_masks(listing: Listing, facts: Sequence[FileFacts], values: MaskValues) -> Examined:
-    def look(entry: Entry) -> MaskFacts | BrokenImageError:
-        if not isinstance(entry.truth, Mask):
-            raise TypeError(f"{entry.path} has no mask")
+    def look(mask: Mask) -> MaskFacts | BrokenImageError:
         try:
-            return mask_facts(entry.truth.path, values)
+            return mask_facts(mask.path, values)
         except BrokenImageError as error:
             return error
 
     entries, examined = [], []
     unknown: dict[str, list[Path]] = defaultdict(list)
-    looked = ordered_map(look, listing.entries, ahead=4 * THREADS)
-    for entry, fact, found in zip(listing.entries, facts, looked, strict=True):
-        mask = entry.truth
-        if not isinstance(mask, Mask):
-            raise TypeError(f"{entry.path} has no mask")
+    masks = [entry.truth for entry in listing.entries if isinstance(entry.truth, Mask)]
+    looked = ordered_map(look, masks, ahead=4 * THREADS)
+    for entry, fact, mask, found in zip(listing.entries, facts, masks, looked, strict=True):
         problem = fact.problem
         if isinstance(found, BrokenImageError):
             problem = problem or Problem("bad-mask", f"its mask {found}")
@@ -186,10 +182,11 @@ def _with_masks(listing: Listing, facts: Sequence[FileFacts], values: MaskValues
                     f"{fact.width} x {fact.height}",
                 )
             if problem is None:
-                mask = replace(mask, digest=found.digest, classes=tuple(sorted(found.pixels)))
+                classes = tuple(sorted(found.pixels))
+                entry = replace(entry, truth=replace(mask, digest=found.digest, classes=classes))
                 for value in found.unknown:
                     unknown[value].append(mask.path)
-        entries.append(replace(entry, truth=mask))
+        entries.append(entry)
         examined.append(replace(fact, problem=problem))
     return Examined(tuple(entries), tuple(examined), tuple(_unknown_values(unknown)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Severity = Literal["error", "warning", "note"]
@@ -20,3 +21,8 @@ class Finding:
     kind: str
     message: str
     paths: tuple[str, ...] = ()
+
+
+def fault(kind: str, message: str, path: Path) -> Finding:
+    """A warning of something wrong in one file."""
+    return Finding("warning", kind, message, (str(path),))

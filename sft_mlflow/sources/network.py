@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import torch.fx
 from torch import Tensor, nn
@@ -47,11 +48,17 @@ class StagedNetwork:
 
         The last is the point itself; before it come those of feature maps that the head reads.
         """
-        if point == 0:
-            return (0,)
+        return self._inputs[point]
+
+    @cached_property
+    def _inputs(self) -> tuple[tuple[int, ...], ...]:
+        # Once for all points: every batch asks for those of one.
         at = {stage.last: number for number, stage in enumerate(self.stages, 1)}
-        read = self._outside(self._traced.nodes[self.stages[point - 1].last + 1 :])
-        return tuple(sorted({point, *(at[position] for position in read)}))
+        found: list[tuple[int, ...]] = [(0,)]
+        for point, stage in enumerate(self.stages, 1):
+            read = self._outside(self._traced.nodes[stage.last + 1 :])
+            found.append(tuple(sorted({point, *(at[position] for position in read)})))
+        return tuple(found)
 
     def prefix(self, depth: int) -> nn.Module:
         """From pixels to the cut below the last `depth` stages; the pixels themselves at D."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sft_mlflow.data.findings import Finding
+from sft_mlflow.data.findings import fault
 from sft_mlflow.data.readers.listing import SPLIT_WORDS, Entry, Listing
 from sft_mlflow.data.truth import Mask, MaskValues, TaskName
 
@@ -62,9 +62,7 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
                 entries.append(Entry(image, Mask(mask), side, city))
             else:
                 message = f"{image}: has no mask {mask.name}; left out"
-                findings.append(
-                    Finding("warning", "image-without-annotation", message, (str(image),))
-                )
+                findings.append(fault("image-without-annotation", message, image))
     classes = {str(value): name for value, name in _CLASSES.items()}
     others = {str(value) for value in range(-1, _LARGEST + 1)} - classes.keys()
     return Listing(

@@ -15,7 +15,7 @@ from faster_coco_eval.core import mask as run_lengths
 from numpy.typing import NDArray
 from PIL import Image
 
-from sft_mlflow.data.findings import Finding
+from sft_mlflow.data.findings import Finding, fault
 from sft_mlflow.data.manifest import Split
 from sft_mlflow.data.masks import MOST_CLASSES
 from sft_mlflow.data.readers.listing import SPLIT_WORDS, Entry, Listing
@@ -179,10 +179,10 @@ def _by_image(
         where = _where(file, annotation)
         if annotation.get("image_id") not in file.images:
             message = f"{where}: image {annotation.get('image_id')} is not listed; left out"
-            findings.append(_fault(file, "annotation-without-image", message))
+            findings.append(fault("annotation-without-image", message, file.path))
         elif annotation.get("category_id") not in file.names:
             message = f"{where}: category {annotation.get('category_id')} has no name; left out"
-            findings.append(_fault(file, "unknown-class", message))
+            findings.append(fault("unknown-class", message, file.path))
         elif annotation.get("iscrowd") and not crowds:
             passed_over += 1
         else:
@@ -202,7 +202,7 @@ def _boxes(
             x, y, width, height = (float(value) for value in annotation["bbox"])
         except (KeyError, TypeError, ValueError):
             message = f"{where}: no bbox of four numbers; left out"
-            findings.append(_fault(file, "bad-annotation", message))
+            findings.append(fault("bad-annotation", message, file.path))
             continue
         yield Box(file.names[annotation["category_id"]], x, y, x + width, y + height, where)
 
@@ -238,7 +238,7 @@ def _masks(
         for annotation in of_image:
             if not _can_be_drawn(annotation.get("segmentation"), sizes[number]):
                 message = f"{_where(file, annotation)}: no polygon or run lengths of it; left out"
-                findings.append(_fault(file, "bad-annotation", message))
+                findings.append(fault("bad-annotation", message, file.path))
     folder = materialise(cache.expanduser().resolve() / "masks" / about, draw)
     return {number: Mask(folder / f"{number}.png") for number in file.images}
 
@@ -268,7 +268,3 @@ def _covered(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
 
 def _where(file: _File, annotation: Mapping[str, Any]) -> str:
     return f"{file.path}: annotation {annotation.get('id')}"
-
-
-def _fault(file: _File, kind: str, message: str) -> Finding:
-    return Finding("warning", kind, message, (str(file.path),))

@@ -81,12 +81,13 @@ def _folders(parent: Path) -> list[Path]:
     return sorted(path for path in parent.iterdir() if path.is_dir() and not _ignored(path.name))
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The files directly in the folder that are named as images are, in order."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+
+
 def _loose_images(parent: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in parent.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not _ignored(path.name)
-    )
+    return [path for path in images_in(parent) if not _ignored(path.name)]
 
 
 def _ignored(name: str) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sft_mlflow.data.findings import Finding
+from sft_mlflow.data.findings import Finding, fault
 from sft_mlflow.data.manifest import Split
 from sft_mlflow.data.readers import mask_classes
-from sft_mlflow.data.readers.folder import IMAGE_SUFFIXES
+from sft_mlflow.data.readers.folder import images_in
 from sft_mlflow.data.readers.listing import SPLIT_WORDS, Entry, Listing
 from sft_mlflow.data.truth import Mask, TaskName
 
@@ -50,20 +50,18 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
     entries: list[Entry] = []
     findings: list[Finding] = []
     for split, pictures, masks in _pairs(root):
-        of_stem = {path.stem: path for path in _files(masks)}
-        for image in _files(pictures):
+        of_stem = {path.stem: path for path in images_in(masks)}
+        for image in images_in(pictures):
             stems = (image.stem, *(f"{image.stem}{behind}" for behind in _BEHIND))
             mask = next((of_stem.pop(stem) for stem in stems if stem in of_stem), None)
             if mask is None:
                 message = f"{image}: has no mask; left out"
-                findings.append(
-                    Finding("warning", "image-without-annotation", message, (str(image),))
-                )
+                findings.append(fault("image-without-annotation", message, image))
             else:
                 entries.append(Entry(image, Mask(mask), split))
         for path in of_stem.values():
             message = f"{path}: its image is not there; left out"
-            findings.append(Finding("warning", "annotation-without-image", message, (str(path),)))
+            findings.append(fault("annotation-without-image", message, path))
     masks_used = [entry.truth.path for entry in entries if isinstance(entry.truth, Mask)]
     values = mask_classes.values_of(root, masks_used, ignored)
     return Listing(
@@ -81,11 +79,11 @@ def _pairs(root: Path) -> Iterator[tuple[Split | None, Path, Path]]:
     images, masks = _one_of(root, _IMAGES), _one_of(root, _MASKS)
     if images is not None and masks is not None:
         both = ((folder, masks / folder.name) for folder in _folders(images))
-        sides = [folder for folder, of_masks in both if of_masks.is_dir() and _files(of_masks)]
+        sides = [folder for folder, of_masks in both if of_masks.is_dir() and images_in(of_masks)]
         for folder in sides:
             yield SPLIT_WORDS.get(folder.name.lower()), folder, masks / folder.name
         # YOLO has a folder `labels` too, of text files.
-        if not sides and _files(masks):
+        if not sides and images_in(masks):
             yield None, images, masks
         return
     for folder in _folders(root):
@@ -94,7 +92,7 @@ def _pairs(root: Path) -> Iterator[tuple[Split | None, Path, Path]]:
             continue
         images, masks = _one_of(folder, _IMAGES), _one_of(folder, _MASKS)
         beside = [root / f"{folder.name}{behind}" for behind in _BEHIND]
-        if images is not None and masks is not None and _files(masks):
+        if images is not None and masks is not None and images_in(masks):
             yield side, images, masks
         elif found := next((path for path in beside if path.is_dir()), None):
             yield side, folder, found
@@ -107,7 +105,3 @@ def _one_of(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir())
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())

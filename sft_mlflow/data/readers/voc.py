@@ -6,10 +6,10 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
-from sft_mlflow.data.findings import Finding
+from sft_mlflow.data.findings import Finding, fault
 from sft_mlflow.data.manifest import Split
 from sft_mlflow.data.readers import mask_classes
-from sft_mlflow.data.readers.folder import IMAGE_SUFFIXES
+from sft_mlflow.data.readers.folder import IMAGE_SUFFIXES, images_in
 from sft_mlflow.data.readers.listing import SPLIT_WORDS, Entry, Listing
 from sft_mlflow.data.truth import Box, Mask, TaskName
 from sft_mlflow.errors import DataError
@@ -49,7 +49,8 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
     sides = _sides(root / _LISTS / "Main")
     entries, findings = [], []
     unlisted = 0
-    for split, xml in _boxes_of(root):
+    files = list(_boxes_of(root))
+    for split, xml in files:
         if sides and xml.stem not in sides:
             unlisted += 1
             continue
@@ -57,13 +58,13 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
             tree = ET.parse(xml).getroot()
         except (ET.ParseError, OSError) as error:
             findings.append(
-                _fault("bad-annotation", f"{xml}: cannot be read ({error}); left out", xml)
+                fault("bad-annotation", f"{xml}: cannot be read ({error}); left out", xml)
             )
             continue
         image = _image_of(root, xml, tree.findtext("filename") or "")
         if image is None:
             message = f"{xml}: its image is not there; left out"
-            findings.append(_fault("annotation-without-image", message, xml))
+            findings.append(fault("annotation-without-image", message, xml))
             continue
         boxes = []
         lost = False
@@ -72,16 +73,16 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
             box = _box(found, where)
             if box is None:
                 message = f"{where}: no name or no bndbox with four numbers; left out"
-                findings.append(_fault("bad-annotation", message, xml))
+                findings.append(fault("bad-annotation", message, xml))
                 lost = True
             else:
                 boxes.append(box)
         entries.append(Entry(image, tuple(boxes), sides.get(xml.stem, split), lost=lost))
-    annotated = {xml.stem for _, xml in _boxes_of(root)}
+    annotated = {xml.stem for _, xml in files}
     for image in _pictures(root / _IMAGES):
         if image.stem not in annotated and (not sides or image.stem in sides):
             message = f"{image}: has no XML file; left out"
-            findings.append(_fault("image-without-annotation", message, image))
+            findings.append(fault("image-without-annotation", message, image))
     return Listing(
         root.name,
         str(root),
@@ -143,7 +144,7 @@ def _masks(root: Path, ignored: frozenset[str]) -> Listing:
             unlisted += 1
         elif mask.stem not in pictures:
             message = f"{mask}: its image is not there; left out"
-            findings.append(_fault("annotation-without-image", message, mask))
+            findings.append(fault("annotation-without-image", message, mask))
         else:
             entries.append(Entry(pictures[mask.stem], Mask(mask), sides.get(mask.stem)))
     values = mask_classes.values_of(root, masks, ignored, known=mask_classes.VOC)
@@ -177,15 +178,9 @@ def _sides(folder: Path) -> dict[str, Split]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return images_in(folder) if folder.is_dir() else []
 
 
 def _unlisted(number: int, lists: Path) -> Iterator[Finding]:
     if number:
         yield Finding("note", "unlisted", f"{number} images are in no list of {lists}; not used")
-
-
-def _fault(kind: str, message: str, path: Path) -> Finding:
-    return Finding("warning", kind, message, (str(path),))

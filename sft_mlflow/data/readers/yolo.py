@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from sft_mlflow.data.findings import Finding
+from sft_mlflow.data.findings import Finding, fault
 from sft_mlflow.data.readers.folder import IMAGE_SUFFIXES
 from sft_mlflow.data.readers.listing import SPLIT_WORDS, Entry, Listing
 from sft_mlflow.data.truth import Box, TaskName
@@ -32,10 +32,10 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
     Raises DataError for a YAML that names no classes or no images.
     """
     del cache, task, ignored
-    path = _config(Path(uri).expanduser().resolve())
-    if path is None:
+    found = _config(Path(uri).expanduser().resolve())
+    if found is None:
         raise DataError(f"{uri}: no YAML with `names` and `train`.")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path, config = found
     names = _names(path, config["names"])
     root = path.parent / str(config.get("path") or "")
     root = root if root.is_dir() else path.parent
@@ -58,7 +58,8 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
     )
 
 
-def _config(path: Path) -> Path | None:
+def _config(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The YAML and what it says."""
     candidates = [path] if path.suffix in _SUFFIXES else []
     if path.is_dir():
         candidates = sorted(p for suffix in _SUFFIXES for p in path.glob(f"*{suffix}"))
@@ -68,7 +69,7 @@ def _config(path: Path) -> Path | None:
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
             continue
         if isinstance(config, dict) and "names" in config and "train" in config:
-            return candidate
+            return candidate, config
     return None
 
 
@@ -118,7 +119,7 @@ def _boxes(path: Path, names: Mapping[int, str], findings: list[Finding]) -> Ite
             label, cells = int(first), [float(cell) for cell in rest]
         except ValueError:
             findings.append(
-                _fault(
+                fault(
                     "bad-annotation",
                     f"{where}: {line!r} is no class number and shares; left out",
                     path,
@@ -127,7 +128,7 @@ def _boxes(path: Path, names: Mapping[int, str], findings: list[Finding]) -> Ite
             continue
         if label not in names:
             message = f"{where}: class {label} has no name; left out"
-            findings.append(_fault("unknown-class", message, path))
+            findings.append(fault("unknown-class", message, path))
         elif len(cells) == 4:
             x, y, width, height = cells
             left, top = x - width / 2, y - height / 2
@@ -137,7 +138,7 @@ def _boxes(path: Path, names: Mapping[int, str], findings: list[Finding]) -> Ite
             yield Box(names[label], min(xs), min(ys), max(xs), max(ys), where)
         else:
             message = f"{where}: neither a class number and four shares nor a polygon; left out"
-            findings.append(_fault("bad-annotation", message, path))
+            findings.append(fault("bad-annotation", message, path))
 
 
 def _orphans(entries: list[Entry]) -> Iterator[Finding]:
@@ -147,8 +148,4 @@ def _orphans(entries: list[Entry]) -> Iterator[Finding]:
             # Programs put the names of the classes beside the boxes.
             if path not in used and path.name not in ("classes.txt", "train.txt", "val.txt"):
                 message = f"{path}: its image is not there; left out"
-                yield _fault("annotation-without-image", message, path)
-
-
-def _fault(kind: str, message: str, path: Path) -> Finding:
-    return Finding("warning", kind, message, (str(path),))
+                yield fault("annotation-without-image", message, path)
