@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -25,10 +24,6 @@ def keep_line(
 ) -> dict[str, dict]:
     """All lines so far, that of this arm among them, as they now stand in the JSON file."""
     lines = json.loads(options.output.read_text()) if options.output.exists() else {}
-    lines[options.arm] = {
-        **line,
-        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
-        **machine.description(options.threads),
-    }
+    lines[options.arm] = machine.report(module, options.threads, line)
     options.output.write_text(json.dumps(lines, indent=2) + "\n")
     return lines

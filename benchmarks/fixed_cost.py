@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import shutil
 import statistics
 import subprocess
@@ -52,12 +51,7 @@ def main() -> None:
         )
     costs = [(line["study"] - line["alone"]) / line["trials"] for line in lines]
     print(f"\nmedian: {statistics.median(costs):.2f} s a trial")
-    report = {
-        "lines": lines,
-        "command": shlex.join(["python", "-m", MODULE, *sys.argv[1:]]),
-        **machine.description(options.threads),
-    }
-    options.output.write_text(json.dumps(report, indent=2) + "\n")
+    machine.write_report(options.output, MODULE, options.threads, {"lines": lines})
 
 
 def seconds_of(command: list[str], folder: Path, threads: int) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import shlex
 import shutil
@@ -41,12 +40,7 @@ def main() -> None:
         lines.append({"images": images, "trials": trials, "seconds": seconds, "peak_mb": peak})
         above = peak - lines[0]["peak_mb"]
         print(f"| {images} | {trials} | {seconds:.0f} | {peak:.0f} | {above:.0f} |", flush=True)
-    report = {
-        "lines": lines,
-        "command": shlex.join(["python", "-m", "benchmarks.growth", *sys.argv[1:]]),
-        **machine.description(options.threads),
-    }
-    options.output.write_text(json.dumps(report, indent=2) + "\n")
+    machine.write_report(options.output, "benchmarks.growth", options.threads, {"lines": lines})
 
 
 def copies(source: Path, folder: Path, wanted: int) -> None:

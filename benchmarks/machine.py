@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping
@@ -63,6 +65,16 @@ def threads(number: int) -> dict[str, str]:
     """Environment of a process with that many threads, which sleep soon when they wait."""
     counts = {f"{library}_NUM_THREADS": str(number) for library in ("OMP", "MKL", "OPENBLAS")}
     return {**counts, "GOMP_SPINCOUNT": "1000"}
+
+
+def report(module: str, threads: int, found: Mapping[str, object]) -> dict[str, object]:
+    """What was found, with the command that found it and where it ran."""
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    return {**found, "command": command, **description(threads)}
+
+
+def write_report(path: Path, module: str, threads: int, found: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(report(module, threads, found), indent=2) + "\n")
 
 
 def description(threads: int) -> dict[str, object]:

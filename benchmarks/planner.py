@@ -8,11 +8,8 @@ neither that there will be two trials nor how long they take, only what it measu
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
 import shutil
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,12 +76,7 @@ def main() -> None:
             f"| {line['planned'] / seconds:.2f} |",
             flush=True,
         )
-    report = {
-        "lines": lines,
-        "command": shlex.join(["python", "-m", "benchmarks.planner", *sys.argv[1:]]),
-        **machine.description(options.threads),
-    }
-    options.output.write_text(json.dumps(report, indent=2) + "\n")
+    machine.write_report(options.output, "benchmarks.planner", options.threads, {"lines": lines})
 
 
 def compared(workload: Workload, folder: Path, every: int) -> dict[str, object]:

@@ -9,12 +9,9 @@ are there already; `together` is what both allow on the same cores, 1 / (1/decod
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -35,13 +32,9 @@ def main() -> None:
     for name, rate in {**rates, "together": both}.items():
         print(f"| {name} | {rate:.1f} | {rate / both:.2f} |")
     print(f"\nscore over predict: {rates['score'] / rates['predict']:.2f}")
-    line = {
-        **rates,
-        "together": both,
-        "command": shlex.join(["python", "-m", "benchmarks.scoring", *sys.argv[1:]]),
-        **machine.description(options.threads),
-    }
-    options.output.write_text(json.dumps(line, indent=2) + "\n")
+    machine.write_report(
+        options.output, "benchmarks.scoring", options.threads, {**rates, "together": both}
+    )
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:

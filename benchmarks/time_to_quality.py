@@ -16,7 +16,6 @@ BEGUN = time.perf_counter()  # Before the heavy imports: they are part of an arm
 import argparse  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
-import shlex  # noqa: E402
 import shutil  # noqa: E402
 import statistics  # noqa: E402
 import subprocess  # noqa: E402
@@ -69,12 +68,7 @@ def main() -> None:
             f"| {seed} | {target:.4f} | {hits['plain']:.0f} | {hits['ours']:.0f} | {share:.2f} |",
             flush=True,
         )
-        report = {
-            "lines": lines,
-            "command": shlex.join(["python", "-m", MODULE, *sys.argv[1:]]),
-            **machine.description(options.threads),
-        }
-        options.output.write_text(json.dumps(report, indent=2) + "\n")
+        machine.write_report(options.output, MODULE, options.threads, {"lines": lines})
     print(f"\nmedian: {statistics.median(one['ours'] / one['plain'] for one in lines):.2f}")
 
 
