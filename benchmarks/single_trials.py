@@ -10,13 +10,12 @@ from pathlib import Path
 
 import torch
 
-from sft_mlflow.commands.settling import Settled
 from sft_mlflow.commands.settling import recipe_of as recipe_of_study
+from sft_mlflow.commands.settling import shared_recipe
 from sft_mlflow.data.loading import load_manifest
 from sft_mlflow.data.manifest import Manifest, Split
 from sft_mlflow.options import EMBEDDED_SOURCE, FinetuneOptions, parse
 from sft_mlflow.reuse.store import Store
-from sft_mlflow.search.space import Space
 from sft_mlflow.training.events import FitEnded
 from sft_mlflow.training.prepare import Prepared, prepare
 from sft_mlflow.training.recipe import Recipe
@@ -40,19 +39,14 @@ def made_ready(
     store = Store(folder / "store", budget_bytes=50 * 10**9)
     cpu = torch.device("cpu")
     material = Material("classification", manifest, folder, cpu, {}, store, reuse)
-    options = parse(FinetuneOptions, {"epochs": epochs})
+    start = "probe" if with_probe else "random"
+    options = parse(FinetuneOptions, {"epochs": epochs, "head_start": start})
     prepared = prepare(
         material,
-        source,
+        replace(shared_recipe(options, "classification", "accuracy", None), source=source),
         image_size=image_size,
-        shorter_side=loaded.shorter_side,
         augmentation=None,
         precision=None,
-        epochs=epochs,
-        batch_size=max(options.batch_size),
-        class_weights=None,
-        metric="accuracy",
-        with_probe=with_probe,
         progress=lambda done, total: None,
     )
     return material, prepared
@@ -76,10 +70,9 @@ def fewer(manifest: Manifest, train_per_class: int, validate: int) -> Manifest:
 def recipe_of(text: str, prepared: Prepared, epochs: int, seed: int = 0) -> Recipe:
     """The recipe that `finetune` would take, but for the fields that the text names."""
     options = parse(FinetuneOptions, {"epochs": epochs, "patience": epochs, "seed": seed})
-    # Nothing is searched, so the space does not matter.
-    space = Space({}, (), options.lr_min, options.lr_max)
-    settled = Settled("accuracy", "as asked for", None, {prepared.uri: prepared}, space)
-    shared = recipe_of_study(options, settled, prepared.uri)
+    shared = recipe_of_study(
+        options, shared_recipe(options, "classification", "accuracy", None), prepared
+    )
     recipe = replace(shared, depth=prepared.full_depth, lr=1e-3, views=epochs)
     given = dict(field.split("=", 1) for field in text.split())
     kinds = {name: type(value) for name, value in asdict(recipe).items()}

@@ -63,7 +63,7 @@ class _Words:
     def started(self, event: TrialStarted) -> str:
         recipe = event.recipe
         self._depths[event.number] = recipe.depth
-        what = "linear probe" if recipe.is_probe else f"depth {recipe.depth}"
+        what = "probe" if recipe.is_probe else f"depth {recipe.depth}"
         rate = "" if recipe.lr is None else f", lr {recipe.lr:.2g}"
         others = "".join(f", {n.replace('_', ' ')} {v}" for n, v in event.others.items())
         again = f", attempt {event.attempt}" if event.attempt > 1 else ""

@@ -79,6 +79,16 @@ Views = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_coun
 Whole = Annotated[int | None, BeforeValidator(_empty_is_none)]
 Number = Annotated[float | None, BeforeValidator(_empty_is_none)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+MetricWord = Literal["auto", "accuracy", "macro_f1", "map", "map_50", "miou", "pixel_accuracy"]
+TaskWord = Literal["auto", "classification", "detection", "segmentation"]
+Faulty = Literal["clip", "skip", "error"]
+
+# Of the data, whatever is done with them.
+FAULTY = (
+    "Wrong boxes and masks: clip what reaches beyond its image and leave out what cannot be "
+    "mended, leave out all, or stop."
+)
+IGNORE_INDEX = "Value of masks' pixels that counts for nothing, besides 255."
 
 
 # What MLflow takes as the name of a registered model, and no quotes, which its filters need.
@@ -105,9 +115,12 @@ class FinetuneOptions(Options):
         "digits",
         min_length=1,
         description="Folder of class folders, CSV or Parquet table (path,label[,split][,group]), "
-        "or the name of a known set (digits, cifar10, ...).",
+        "boxes (COCO, VOC, YOLO) or masks (docs/data.md), or the name of a known set (digits, "
+        "cifar10, ...).",
     )
-    task: Literal["classification"] = Field("classification", description="What to learn.")
+    task: TaskWord = Field(
+        "auto", description="What is to be learnt; auto: what the data are laid out for."
+    )
     source: Names = Field(
         (EMBEDDED_SOURCE,),
         min_length=1,
@@ -142,8 +155,9 @@ class FinetuneOptions(Options):
         None,
         ge=16,
         le=1024,
-        description="Side of the square input in pixels. Default: the source's own size, "
-        "less for images that are much smaller.",
+        description="Side of the square input in pixels, of boxes and masks the longer side of "
+        "the whole picture. Default: the source's own size, less for images that are much smaller; "
+        "480 for boxes and masks.",
     )
     batch_size: BatchSizes = Field(
         (16,), description="Images a training step; several numbers are searched."
@@ -153,7 +167,12 @@ class FinetuneOptions(Options):
     layer_decay: float = Field(
         0.9, gt=0, le=1, description="Factor on the learning rate for each stage below the head."
     )
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Share of the target spread out.")
+    label_smoothing: Number = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Share of the target spread out. Default: 0.1, none for boxes and masks.",
+    )
     class_weights: Literal["auto", "on", "off"] = Field(
         "auto", description="Weigh rare classes up; auto: where the classes are imbalanced."
     )
@@ -161,7 +180,7 @@ class FinetuneOptions(Options):
         "auto",
         description="light: small shifts, turns and light changes; natural: crops and mirroring "
         "as well; auto: none up to 3 epochs, else natural if mirrored images keep their class "
-        "for the probe, else light.",
+        "for the probe, else light; for boxes and masks light.",
     )
     views: Views = Field(
         (FRESH,),
@@ -178,8 +197,9 @@ class FinetuneOptions(Options):
     )
     head_start: Literal["probe", "random"] = Field(
         "probe",
-        description="Start of the head: a linear probe on frozen features, with BatchNorm at the "
-        "source's statistics; or random, with BatchNorm counting anew as in plain fine-tuning.",
+        description="Start of the head: a probe, fitted to what the frozen source gives, with "
+        "BatchNorm at the source's statistics; or random, with BatchNorm counting anew as in plain "
+        "fine-tuning.",
     )
     prune: bool = Field(
         True, description="End trials that are among the worst quarter at their epoch."
@@ -193,8 +213,10 @@ class FinetuneOptions(Options):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Of the training steps; auto: bfloat16 where a measurement is faster."
     )
-    metric: Literal["auto", "accuracy", "macro_f1"] = Field(
-        "auto", description="Objective on validation; auto: macro_f1 where classes are imbalanced."
+    metric: MetricWord = Field(
+        "auto",
+        description="Objective on validation; auto: accuracy, or macro_f1 where classes are "
+        "imbalanced; map; miou.",
     )
     reuse: bool = Field(
         True, description="Keep what frozen stages make of an image, instead of computing it again."
@@ -209,11 +231,14 @@ class FinetuneOptions(Options):
     broken: Literal["skip", "error"] = Field(
         "skip", description="Unreadable images: leave out and list them, or stop."
     )
+    faulty: Faulty = Field("clip", description=FAULTY)
+    ignore_index: Whole = Field(None, ge=0, lt=2**16, description=IGNORE_INDEX)
     seed: int = Field(0, ge=0, lt=2**31, description="Of split, search and training.")
     model_name: str = Field(
         "",
         pattern=_MODEL_NAME,
-        description="Name in the registry. Default: sft- and the name of the data.",
+        description="Name in the registry. Default: sft-, the name of the data, and the task "
+        "where it is boxes or masks.",
     )
     study: str = Field(
         "",
@@ -258,20 +283,11 @@ class CheckOptions(Options):
         min_length=1,
         description="As for finetune; or boxes and masks (docs/data.md).",
     )
-    task: Literal["auto", "classification", "detection", "segmentation"] = Field(
+    task: TaskWord = Field(
         "auto", description="What is to be learnt; auto: what the data are laid out for."
     )
-    faulty: Literal["clip", "skip", "error"] = Field(
-        "clip",
-        description="Wrong boxes and masks: clip what reaches beyond its image and leave out what "
-        "cannot be mended, leave out all, or stop.",
-    )
-    ignore_index: Whole = Field(
-        None,
-        ge=0,
-        lt=2**16,
-        description="Value of masks' pixels that counts for nothing, besides 255.",
-    )
+    faulty: Faulty = Field("clip", description=FAULTY)
+    ignore_index: Whole = Field(None, ge=0, lt=2**16, description=IGNORE_INDEX)
     seed: int = Field(0, ge=0, lt=2**31, description="Of the split.")
     output: str = Field("", description="JSON file for the findings. Default: only print them.")
 
@@ -288,8 +304,9 @@ class PromoteOptions(Options):
         "Default: the alias challenger.",
     )
     data: str = Field("", description="Test data. Default: the test side the candidate has.")
-    metric: Literal["accuracy", "macro_f1"] = Field(
-        "accuracy", description="Figure of `minimum` and `min-improvement`."
+    metric: MetricWord = Field(
+        "auto",
+        description="Figure of `minimum` and `min-improvement`; auto: accuracy, map or miou.",
     )
     minimum: Number = Field(
         None,

@@ -8,6 +8,7 @@ from pathlib import Path
 from sft_mlflow.commands.observer import Observer, Progress, unobserved
 from sft_mlflow.commands.surroundings import home
 from sft_mlflow.data.loading import Surveyed, survey
+from sft_mlflow.data.truth import ignored_values
 from sft_mlflow.options import CheckOptions
 from sft_mlflow.whole_file import whole_file
 
@@ -18,9 +19,7 @@ def check(options: CheckOptions, observer: Observer = unobserved) -> Surveyed:
         options.data,
         task=None if options.task == "auto" else options.task,
         faulty=options.faulty,
-        ignored=frozenset()
-        if options.ignore_index is None
-        else frozenset((str(options.ignore_index),)),
+        ignored=ignored_values(options.ignore_index),
         seed=options.seed,
         cache=home() / "data",
         progress=lambda done, total: observer(Progress("Reading images", done, total)),

@@ -21,15 +21,17 @@ from sft_mlflow.commands.surroundings import (
     short_name,
 )
 from sft_mlflow.data.loading import Loaded, load_manifest
+from sft_mlflow.data.readers import task_for
+from sft_mlflow.data.truth import TaskName, ignored_values
 from sft_mlflow.errors import OptionsError
 from sft_mlflow.options import FinetuneOptions
 from sft_mlflow.reuse.store import Store, size_bytes
 from sft_mlflow.search import study as studies
 from sft_mlflow.search.space import ladder
 from sft_mlflow.search.study import TRIALS
-from sft_mlflow.sources.network import network_from
 from sft_mlflow.sources.source_model import SourceModel
 from sft_mlflow.sources.uri import is_tracked
+from sft_mlflow.tasks import TASKS
 from sft_mlflow.tracking import connection, fetch, held_out
 from sft_mlflow.tracking.mirror import Mirror
 from sft_mlflow.training.precision import pick_device
@@ -80,15 +82,19 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
         f"weights of {uri}": source_of(uri, fetched.get(uri)).weights_sha256
         for uri in options.source
     }
-    ladders = {uri: _ladder(options, source_of(uri, fetched.get(uri))) for uri in options.source}
-    loaded = _load(options, observer)
-    model_name = options.model_name or f"sft-{short_name(loaded.manifest.name)}"
+    task = task_for(options.data, None if options.task == "auto" else options.task)
+    options = options.model_copy(update={"task": task})
+    settling.refuse_unfit(options, task)
+    ladders = {
+        uri: _ladder(options, task, source_of(uri, fetched.get(uri))) for uri in options.source
+    }
+    loaded = _load(options, task, observer)
+    of_task = "" if task == "classification" else f"-{task}"
+    model_name = options.model_name or f"sft-{short_name(loaded.manifest.name)}{of_task}"
     options = options.model_copy(update={"model_name": model_name})
     cache = home() / "cache"
     store = Store(cache, _cache_bytes(cache, options.cache_gb))
-    material = Material(
-        options.task, loaded.manifest, folder, device, fetched, store, options.reuse
-    )
+    material = Material(task, loaded.manifest, folder, device, fetched, store, options.reuse)
     storage = options.storage or f"sqlite:///{folder / 'study.db'}"
     with opening.alone(folder, name):
         if (folder / TRIALS).exists() and not studies.is_known(name, storage):
@@ -145,7 +151,10 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
                 for event in studies.run_study(
                     study,
                     settled.space,
-                    {uri: settling.recipe_of(options, settled, uri) for uri in options.source},
+                    {
+                        uri: settling.recipe_of(options, settled.recipe, prepared)
+                        for uri, prepared in settled.prepared.items()
+                    },
                     material,
                     limits,
                     options.workers,
@@ -174,19 +183,22 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
             return closing.close_study(ended, outbox, parent, observer)
 
 
-def _ladder(options: FinetuneOptions, source: SourceModel) -> tuple[int, ...]:
+def _ladder(options: FinetuneOptions, task: TaskName, source: SourceModel) -> tuple[int, ...]:
     """The depths to search of that source; its stages do not depend on the number of classes."""
-    return ladder(options.depths, [stage.name for stage in network_from(source, classes=2).stages])
+    network = TASKS[task].learning.network(source, classes=2)
+    return ladder(options.depths, [stage.name for stage in network.stages])
 
 
-def _load(options: FinetuneOptions, observer: Observer) -> Loaded:
+def _load(options: FinetuneOptions, task: TaskName, observer: Observer) -> Loaded:
     """The checked data, and what the check found on the screen."""
     loaded = load_manifest(
         options.data,
-        task=options.task,
+        task=task,
         seed=options.seed,
         cache=home() / "data",
         broken=options.broken,
+        faulty=options.faulty,
+        ignored=ignored_values(options.ignore_index),
         progress=lambda done, total: observer(Progress("Reading images", done, total)),
     )
     for line in loaded.report.lines():

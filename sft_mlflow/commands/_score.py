@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from sft_mlflow.commands.observer import Notice, Observer, unobserved
 from sft_mlflow.commands.surroundings import command_line, home, quieten_mlflow
 from sft_mlflow.options import ScoreOptions
+from sft_mlflow.report.wording import metric
 from sft_mlflow.scoring import inputs as scoring_inputs
-from sft_mlflow.scoring.figures import labelled_figures
-from sft_mlflow.scoring.score import ScoreEnded, ScoreStarted
+from sft_mlflow.scoring.score import ScoreEnded, ScoreStarted, read_scores
 from sft_mlflow.scoring.score import score as score_images
-from sft_mlflow.tasks.classification.predictor import Predictor
+from sft_mlflow.tasks.predictor import Predictor
 from sft_mlflow.tracking import connection, fetch, runs
 from sft_mlflow.training.precision import pick_device
 
@@ -43,19 +42,20 @@ def score(options: ScoreOptions, observer: Observer = unobserved) -> ScoreEnded:
                 runs.log_scored_input(client, run_id, options.input, event.input_digest)
             elif isinstance(event, ScoreEnded):
                 ended = event
-        figures = labelled_figures(ended.output, classes) if labelled else None
+        judging = predictor.task.judging
+        judged = judging.of_scores(read_scores(ended.output), classes) if labelled else None
+        figures = {}
+        if judged is not None:
+            known, unknown, found_figures = judged
+            figures = {"images": known, "unknown": unknown, **found_figures}
         values = {
             "images": float(ended.total),
             "errors": float(ended.errors),
             "images_per_second": ended.images_per_second,
-            **({f"score/{k}": float(v) for k, v in asdict(figures).items()} if figures else {}),
+            **{f"score/{name}": float(value) for name, value in figures.items()},
         }
         runs.log_scored(client, run_id, model.reference, values)
-        if figures is not None:
-            observer(
-                Notice(
-                    f"On {figures.images} labelled images: accuracy {figures.accuracy:.4f}, "
-                    f"macro F1 {figures.macro_f1:.4f}, ECE {figures.ece:.4f}"
-                )
-            )
+        if judged is not None:
+            spoken = (f"{metric(name)} {value:.4f}" for name, value in found_figures.items())
+            observer(Notice(f"On {known} labelled images: {', '.join(spoken)}"))
     return ended

@@ -14,10 +14,11 @@ from sft_mlflow.commands.study_report import Ended, Outcome, study_report, test_
 from sft_mlflow.data.manifest import Manifest
 from sft_mlflow.errors import TrackingError
 from sft_mlflow.report.html import render
-from sft_mlflow.report.tables import StudyReport, TestFigures
+from sft_mlflow.report.tables import StudyReport
 from sft_mlflow.report.text import summary_lines
 from sft_mlflow.search.study import Row
 from sft_mlflow.sources import model_folder
+from sft_mlflow.tasks.figures import TestFigures
 from sft_mlflow.tracking import fetch, promotion, runs
 from sft_mlflow.tracking.mirror import key_of, model_tags
 from sft_mlflow.tracking.outbox import Outbox, now
@@ -102,8 +103,10 @@ def _put_test(outbox: Outbox, parent: runs.ParentRun, best: Row, figures: TestFi
         values[f"test/{name}"] = interval.value
         values[f"test/{name}_low"] = interval.low
         values[f"test/{name}_high"] = interval.high
-    values["test/ece"] = figures.calibration.ece_after
-    values["test/ece_before_scaling"] = figures.calibration.ece_before
+    values |= {f"test/{name}": value for name, value in (figures.further or {}).items()}
+    if (scaled := figures.calibration) is not None:
+        values["test/ece"] = scaled.ece_after
+        values["test/ece_before_scaling"] = scaled.ece_before
     outbox.put(runs.metrics(parent.run_id, values, 0, now()))
     outbox.put(runs.metrics(key_of(best.number), values, 0, now()))
     outbox.put(

@@ -6,18 +6,17 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from sft_mlflow.commands.observer import Notice, Observer, Progress
 from sft_mlflow.data.loading import Loaded
-from sft_mlflow.data.manifest import IMBALANCED, imbalance
+from sft_mlflow.data.truth import TaskName
 from sft_mlflow.errors import OptionsError
 from sft_mlflow.options import FRESH, FinetuneOptions
 from sft_mlflow.search import study as studies
 from sft_mlflow.search.space import Space
 from sft_mlflow.search.study import Limits
 from sft_mlflow.tasks import TASKS
-from sft_mlflow.training.optimisers import class_weights
 from sft_mlflow.training.prepare import Prepared, prepare
 from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.training.trial import Material
@@ -33,13 +32,28 @@ CLOSING_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Settled:
-    """What follows from options and data before the first trial."""
+    """What follows from options and data before the first trial.
+
+    recipe: what trials of all sources share.
+    """
 
     objective: str
     objective_reason: str
-    class_weights: tuple[float, ...] | None
+    recipe: Recipe
     prepared: Mapping[str, Prepared]
     space: Space
+
+
+def refuse_unfit(options: FinetuneOptions, task: TaskName) -> None:
+    """Raises OptionsError that names every option that means nothing for the task."""
+    learning, metrics = TASKS[task].learning, TASKS[task].judging.metrics
+    problems = []
+    if options.metric not in ("auto", *metrics):
+        problems.append(f"--metric {options.metric}: {task} has {' and '.join(metrics)}.")
+    if not learning.is_linear and options.mixup:
+        problems.append(f"--mixup {options.mixup:g}: images of {task} are not blended; use 0.")
+    if problems:
+        raise OptionsError("\n".join(problems))
 
 
 def settle(
@@ -54,18 +68,20 @@ def settle(
     ladders: depths to search of each source. Raises OptionsError for an image size that a source
     does not take, and for more combinations than a study may have trials.
     """
+    task = TASKS[material.task]
     counts = loaded.manifest.counts("train")
     if options.metric == "auto":
-        objective, reason = TASKS[options.task].objective(counts)
+        objective, reason = task.judging.objective(counts)
     else:
         objective, reason = options.metric, "as asked for"
     observer(Notice(f"Objective: {objective} on validation ({reason})"))
     weights = None
-    imbalanced = imbalance(counts) >= IMBALANCED
+    imbalanced = task.learning.are_imbalanced(counts)
     if options.class_weights == "on" or (options.class_weights == "auto" and imbalanced):
-        weights = class_weights(counts.values())
+        weights = task.learning.class_weights(loaded.manifest)
+    recipe = shared_recipe(options, material.task, objective, weights)
     prepared = {
-        uri: _prepared(options, loaded, material, uri, objective, weights, observer)
+        uri: _prepared(options, material, replace(recipe, source=uri), observer)
         for uri in options.source
     }
     with_probe = options.head_start == "probe"
@@ -91,31 +107,46 @@ def settle(
             f"than the {studies.MOST_TRIALS} trials that a study may have; give fewer of them, or "
             f"--lr-min and --lr-max instead of --lr."
         )
-    return Settled(objective, reason, weights, prepared, space)
+    return Settled(objective, reason, recipe, prepared, space)
 
 
-def recipe_of(options: FinetuneOptions, settled: Settled, uri: str) -> Recipe:
+def recipe_of(options: FinetuneOptions, shared: Recipe, prepared: Prepared) -> Recipe:
     """What all trials of that source share; each trial replaces what is searched."""
-    prepared, others = settled.prepared[uri], _others(options)
+    return replace(
+        shared,
+        source=prepared.uri,
+        batch_size=_others(options)["batch_size"][0],
+        image_size=prepared.image_size,
+        augmentation=prepared.augmentation,
+        precision=prepared.precision,
+    )
+
+
+def shared_recipe(
+    options: FinetuneOptions, task: TaskName, objective: str, weights: tuple[float, ...] | None
+) -> Recipe:
+    """What trials of all sources share, settled before any source is looked at."""
+    usual = TASKS[task].learning.label_smoothing
     return Recipe(
-        source=uri,
+        source="",
         depth=0,
         lr=None,
         epochs=options.epochs,
-        batch_size=others["batch_size"][0],
-        image_size=prepared.image_size,
+        # The largest of those that are searched: it is what takes the most memory and time.
+        batch_size=max(options.batch_size),
+        image_size=0,
         optimizer=options.optimizer,
         weight_decay=options.weight_decay,
         layer_decay=options.layer_decay,
-        label_smoothing=options.label_smoothing,
-        class_weights=settled.class_weights,
-        augmentation=prepared.augmentation,
-        views=others["views"][0],
+        label_smoothing=usual if options.label_smoothing is None else options.label_smoothing,
+        class_weights=weights,
+        augmentation="none",
+        views=_others(options)["views"][0],
         mixup=options.mixup,
         head_start=options.head_start,
         patience=options.patience or max(LEAST_PATIENCE, options.epochs // 2),
-        precision=prepared.precision,
-        metric=settled.objective,
+        precision="float32",
+        metric=objective,
         seed=options.seed,
         # A random head begins as plain fine-tuning does, whose result are its last weights.
         averaging=AVERAGING if options.head_start == "probe" else 0.0,
@@ -159,18 +190,13 @@ def limits_of(options: FinetuneOptions, loaded: Loaded, settled: Settled, begun:
 
 
 def _prepared(
-    options: FinetuneOptions,
-    loaded: Loaded,
-    material: Material,
-    uri: str,
-    objective: str,
-    weights: tuple[float, ...] | None,
-    observer: Observer,
+    options: FinetuneOptions, material: Material, recipe: Recipe, observer: Observer
 ) -> Prepared:
     """What the probe of the source tells; a study that goes on keeps what it was begun with.
 
     Above all the precision, which was measured: on another day another one could be faster.
     """
+    uri, objective = recipe.source, recipe.metric
     path = material.folder / "prepared.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
     if uri in kept:
@@ -178,17 +204,11 @@ def _prepared(
     observer(Notice(f"Looking at {uri}"))
     found = prepare(
         material,
-        uri,
+        recipe,
         image_size=options.image_size,
-        shorter_side=loaded.shorter_side,
         augmentation=None if options.augment == "auto" else options.augment,
         precision=None if options.precision == "auto" else options.precision,
-        epochs=options.epochs,
-        batch_size=max(options.batch_size),
-        class_weights=weights,
-        metric=objective,
-        with_probe=options.head_start == "probe",
-        progress=lambda done, total: observer(Progress("Computing features", done, total)),
+        progress=lambda done, total: observer(Progress("Fitting the probe", done, total)),
     )
     with whole_file(path) as beside:
         beside.write_text(json.dumps({**kept, uri: asdict(found)}, indent=2))
@@ -197,7 +217,7 @@ def _prepared(
         Notice(
             f"  {found.image_size} px, {found.full_depth} stages, {found.precision}, augmentation "
             f"{found.augmentation}"
-            + ("" if probed is None else f"; linear probe: {objective} {probed:.4f}")
+            + ("" if probed is None else f"; probe: {objective} {probed:.4f}")
         )
     )
     return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +16,15 @@ from sft_mlflow import __version__
 from sft_mlflow.commands.settling import Settled
 from sft_mlflow.commands.surroundings import command_line
 from sft_mlflow.data.loading import Loaded
-from sft_mlflow.data.manifest import SPLITS, Manifest, Sample
+from sft_mlflow.data.manifest import SPLITS, Manifest
 from sft_mlflow.options import FinetuneOptions, PromoteOptions, ScoreOptions, parse
-from sft_mlflow.report.pictures import thumbnail
-from sft_mlflow.report.tables import (
-    Calibration,
-    DataTable,
-    Interval,
-    NextStep,
-    Picture,
-    Prediction,
-    StudyReport,
-    TestFigures,
-    TrialRow,
-)
+from sft_mlflow.report.tables import DataTable, NextStep, StudyReport, TrialRow
 from sft_mlflow.search.study import Row
-from sft_mlflow.tasks.classification import metrics
-from sft_mlflow.tasks.classification.predictor import Predictor
+from sft_mlflow.tasks.base import Frame
+from sft_mlflow.tasks.figures import Picture, TestFigures
+from sft_mlflow.tasks.predictor import Predictor
+from sft_mlflow.tracking import held_out
 from sft_mlflow.tracking.fetch import CHALLENGER
-from sft_mlflow.tracking.held_out import probabilities
 
 PICTURES = 12
 _LIBRARIES = ("mlflow", "optuna", "torch", "torchvision", "timm")
@@ -73,37 +64,22 @@ def test_figures(manifest: Manifest, folder: Path, device: str, seed: int) -> Te
     """What the model of the folder makes of the test side, each file read as scoring reads it."""
     samples = manifest.side("test")
     predictor = Predictor.load(folder, device)
-    index = {name: i for i, name in enumerate(manifest.classes)}
-    truth = np.array([index[s.label] for s in samples], np.int64)
-    found = probabilities(predictor, samples)
-    temperature = predictor.config.temperature
-    # Scaling the logarithms back gives the probabilities as they were before calibration.
-    raw = np.exp(temperature * np.log(np.clip(found, 1e-300, None)))
-    before = raw / raw.sum(axis=1, keepdims=True)
-    figures = {
-        "accuracy": Interval(
-            metrics.accuracy(found, truth), *metrics.accuracy_interval(found, truth)
-        ),
-        "macro_f1": Interval(
-            metrics.macro_f1(found, truth),
-            *metrics.bootstrap_interval(metrics.macro_f1, found, truth, seed=seed),
-        ),
-    }
-    worst, typical = _pictures(manifest, samples, found, truth)
-    return TestFigures(
-        images=len(samples),
-        figures=figures,
-        per_class=metrics.per_class(found, truth, manifest.classes),
-        confusion=metrics.confusion(found, truth, manifest.classes),
-        calibration=Calibration(
-            temperature=temperature,
-            ece_before=metrics.expected_calibration_error(before, truth),
-            ece_after=metrics.expected_calibration_error(found, truth),
-            before=metrics.reliability(before, truth),
-            after=metrics.reliability(found, truth),
-        ),
-        worst=worst,
-        typical=typical,
+    frame = Frame.of_model(predictor.config, manifest)
+    judging = predictor.task.judging
+    evidence = held_out.evidence(predictor, samples, frame)
+
+    def drawn(rows: NDArray[np.intp]) -> tuple[Picture, ...]:
+        shown = [samples[row] for row in rows]
+        answers = chain.from_iterable(held_out.answers(predictor, shown))
+        return tuple(
+            Picture(caption, jpeg)
+            for sample, answer in zip(shown, answers, strict=True)
+            for jpeg, caption in (judging.drawing(sample, answer, frame),)
+        )
+
+    worst, typical = judging.notable(evidence, samples, frame, PICTURES)
+    return replace(
+        judging.tested(evidence, samples, frame, seed), worst=drawn(worst), typical=drawn(typical)
     )
 
 
@@ -177,37 +153,3 @@ def _next_steps(page: str, outcome: Outcome) -> tuple[NextStep, ...]:
         NextStep("Promote it to champion", command_line("promote", promote)),
         NextStep("Then score your images with it", command_line("score", score)),
     )
-
-
-def _pictures(
-    manifest: Manifest,
-    samples: tuple[Sample, ...],
-    found: NDArray[np.float64],
-    truth: NDArray[np.int64],
-) -> tuple[tuple[Picture, ...], tuple[Picture, ...]]:
-    """The mistakes that the model was most sure of, and for each class its most typical hit."""
-    predicted = found.argmax(axis=1)
-    sure = found.max(axis=1)
-    wrong = np.flatnonzero(predicted != truth)
-    worst = wrong[np.argsort(-sure[wrong])][:PICTURES]
-    typical = []
-    for label in range(len(manifest.classes)):
-        hits = np.flatnonzero((predicted == truth) & (truth == label))
-        if len(hits):
-            # The median, since the surest hit is rarely what the class looks like.
-            typical.append(hits[np.argsort(sure[hits])][len(hits) // 2])
-
-    def picture(at: int) -> Picture:
-        sample = samples[at]
-        return Picture(
-            Prediction(
-                path=f"{sample.path.parent.name}/{sample.path.name}",
-                truth=sample.label,
-                predicted=manifest.classes[predicted[at]],
-                probability=float(sure[at]),
-                truth_probability=float(found[at, truth[at]]),
-            ),
-            thumbnail(sample.path),
-        )
-
-    return tuple(map(picture, worst)), tuple(map(picture, typical[:PICTURES]))

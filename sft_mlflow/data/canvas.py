@@ -66,9 +66,14 @@ def place(canvas: Canvas, width: int, height: int) -> Placement:
     )
 
 
-def lay(picture: Image.Image, canvas: Canvas, interpolation: Interpolation) -> NDArray[np.uint8]:
-    """The canvas (height, width, 3) with the picture on it."""
-    at = place(canvas, *picture.size)
+def lay(
+    picture: Image.Image, size: tuple[int, int], canvas: Canvas, interpolation: Interpolation
+) -> NDArray[np.uint8]:
+    """The canvas (height, width, 3) with the picture on it.
+
+    size: width and height of the whole picture, of which this may be a smaller draft.
+    """
+    at = place(canvas, *size)
     scaled = picture.resize((at.width, at.height), RESAMPLING[interpolation])
     pixels = np.full((canvas.height, canvas.width, 3), PADDING, np.uint8)
     pixels[: at.height, : at.width] = np.asarray(scaled.convert("RGB"))

@@ -124,15 +124,8 @@ def examine(
 ) -> tuple[Image.Image, Encoding]:
     """The picture as `decode` gives it, and how the file stores it. Raises BrokenImageError."""
     image = _opened(data, path)
-    mode, (width, height) = image.mode, image.size
-    # Loading turns a TIFF and forgets the orientation; a PNG may have its EXIF after the pixels.
-    before = _orientation(image)
-    picture = _upright_rgb(image, data, path, shorter_side)
-    orientation = max(before, _orientation(image))
-    if image.format == "TIFF":
-        width, height = image.size
-    elif orientation >= _FIRST_SIDEWAYS:
-        width, height = height, width
+    mode = image.mode
+    picture, (width, height), orientation = _sized(image, data, path, shorter_side)
     encoding = Encoding(
         format=str(image.format),
         mode=mode,
@@ -143,6 +136,19 @@ def examine(
         transparent=image.has_transparency_data,
     )
     return picture, encoding
+
+
+def decode_sized(
+    source: Path | bytes, *, shorter_side: int | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture as `decode` gives it, and width and height of the whole upright one.
+
+    Raises BrokenImageError.
+    """
+    path = source if isinstance(source, Path) else None
+    data = read_bytes(source) if isinstance(source, Path) else source
+    picture, size, _ = _sized(_opened(data, path), data, path, shorter_side)
+    return picture, size
 
 
 def stored(data: bytes, path: Path | None) -> Image.Image:
@@ -234,6 +240,22 @@ def _opened(data: bytes, path: Path | None) -> ImageFile.ImageFile:
     if pixels == 0:
         raise BrokenImageError(path, "empty", "the image has no pixels")
     return image
+
+
+def _sized(
+    image: ImageFile.ImageFile, data: bytes, path: Path | None, shorter_side: int | None
+) -> tuple[Image.Image, tuple[int, int], int]:
+    """The upright picture, width and height that it has without a draft, and its orientation."""
+    width, height = image.size
+    # Loading turns a TIFF and forgets the orientation; a PNG may have its EXIF after the pixels.
+    before = _orientation(image)
+    picture = _upright_rgb(image, data, path, shorter_side)
+    orientation = max(before, _orientation(image))
+    if image.format == "TIFF":
+        width, height = image.size
+    elif orientation >= _FIRST_SIDEWAYS:
+        width, height = height, width
+    return picture, (width, height), orientation
 
 
 def _upright_rgb(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Literal
 
 import pyarrow as pa
@@ -32,7 +31,15 @@ from sft_mlflow.whole_file import whole_file
 
 _SHOWN_BROKEN = 10
 
-_SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "label", "split", "group", "digest")])
+_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("path", "label", "split", "group", "digest")),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+# Manifests of models that were made before these were known.
+_LATER = ("width", "height")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +56,22 @@ class BrokenFile:
 class Surveyed:
     """What was listed and what is to be known about it, fit for training or not.
 
-    unfit: why it cannot be trained on, or None; shorter_side: the median over the images, in
-    pixels, 0 without any.
+    unfit: why it cannot be trained on, or None.
     """
 
     manifest: Manifest
     report: CheckReport
     broken: tuple[BrokenFile, ...]
-    shorter_side: float
     unfit: str | None
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A manifest that can be trained on, the report on it, and the files it had to do without.
-
-    shorter_side: the median over the images, in pixels.
-    """
+    """A manifest that can be trained on, the report on it, and the files it had to do without."""
 
     manifest: Manifest
     report: CheckReport
     broken: tuple[BrokenFile, ...]
-    shorter_side: float
 
 
 def load_manifest(
@@ -101,7 +102,7 @@ def load_manifest(
         raise DataError(_broken_message(found))
     if found.unfit is not None:
         raise DataError("\n".join((*found.report.lines(), found.unfit)))
-    return Loaded(found.manifest, found.report, found.broken, found.shorter_side)
+    return Loaded(found.manifest, found.report, found.broken)
 
 
 def survey(
@@ -135,21 +136,20 @@ def survey(
     declared = [name for name in listing.classes if name in found]
     classes = tuple(declared or sorted(found))
     manifest = Manifest(listing.name, listing.uri, samples, classes, listing.mask_values)
-    sides = [min(fact.width, fact.height) for fact in facts if fact.problem is None]
     return Surveyed(
         manifest=manifest,
         report=check(listing, facts, manifest),
         broken=files,
-        shorter_side=median(sides) if sides else 0,
         unfit=_unfit(manifest, listing, facts, files),
     )
 
 
 def save_manifest(manifest: Manifest, path: Path) -> None:
-    """Writes the manifest as Parquet: path, label, split, group, digest, one row a sample.
+    """Writes the manifest as Parquet: path, label, split, group, digest, width, height.
 
-    Name, URI, task, classes and what the pixels of masks stand for are in the schema's metadata;
-    boxes and masks are JSON in the column of labels. The file appears whole or not at all.
+    One row a sample. Name, URI, task, classes and what the pixels of masks stand for are in the
+    schema's metadata; boxes and masks are JSON in the column of labels. The file appears whole or
+    not at all.
     """
     metadata = {
         "name": manifest.name,
@@ -165,6 +165,8 @@ def save_manifest(manifest: Manifest, path: Path) -> None:
             "split": sample.split,
             "group": sample.group,
             "digest": sample.digest,
+            "width": sample.width,
+            "height": sample.height,
         }
         for sample in manifest.samples
     ]
@@ -181,7 +183,7 @@ def read_manifest(path: Path) -> Manifest:
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: no saved manifest can be read there ({error}).") from error
     metadata = table.schema.metadata or {}
-    if b"classes" not in metadata or not set(_SCHEMA.names) <= set(table.column_names):
+    if b"classes" not in metadata or not set(_SCHEMA.names) <= {*table.column_names, *_LATER}:
         raise DataError(
             f"{path}: a Parquet file, but no saved manifest. As a table of paths and labels it "
             "is read by giving it as data."
@@ -194,8 +196,10 @@ def read_manifest(path: Path) -> Manifest:
             row["digest"],
             row["split"],
             row["group"],
+            row.get("width", 0),
+            row.get("height", 0),
         )
-        for row in table.select(_SCHEMA.names).to_pylist()
+        for row in table.to_pylist()
     )
     return Manifest(
         name=metadata[b"name"].decode(),

@@ -37,7 +37,8 @@ class Sample:
     """One labelled image on one side of the split.
 
     path: absolute; digest: SHA-256 of the file's bytes, in hex; group: samples that share one
-    (a patient, a video) never stand on two sides.
+    (a patient, a video) never stand on two sides; width, height: of the upright picture in pixels,
+    0 where an older manifest does not say.
     """
 
     path: Path
@@ -45,6 +46,8 @@ class Sample:
     digest: str
     split: Split
     group: str | None = None
+    width: int = 0
+    height: int = 0
 
     @property
     def label(self) -> str:

@@ -64,10 +64,16 @@ def read_mask(
     data = read_bytes(source) if isinstance(source, Path) else source
     raw = _raw(data, path, values)
     index = {name: number for number, name in enumerate(classes)}
+
+    def indices(numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+        names = [values.classes.get(_value(number, values)) for number in numbers.tolist()]
+        return np.array([IGNORED if n is None else index.get(n, IGNORED) for n in names], np.uint8)
+
+    if not values.in_colour:
+        # Few values, and looking one up is faster than sorting the pixels.
+        return indices(np.arange(raw.max() + 1))[raw]
     found, inverse = np.unique(raw, return_inverse=True)
-    names = [values.classes.get(_value(number, values)) for number in found.tolist()]
-    table = np.array([IGNORED if n is None else index.get(n, IGNORED) for n in names], np.uint8)
-    return table[inverse].reshape(raw.shape)
+    return indices(found)[inverse].reshape(raw.shape)
 
 
 def _raw(data: bytes, path: Path | None, values: MaskValues) -> NDArray[np.int64]:

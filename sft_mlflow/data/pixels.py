@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sft_mlflow.data.canvas import Canvas, lay
-from sft_mlflow.data.images import BrokenImageError, Interpolation, decode, fit_square
+from sft_mlflow.data.images import BrokenImageError, Interpolation, decode_sized, fit_square
 from sft_mlflow.data.ordered import ordered_map
+
+# What inner values of so many images of that side take is what every machine has.
+_TOGETHER, _USUAL_SIDE = 64, 224
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,27 +38,50 @@ class PixelSpec:
             return self.canvas.height, self.canvas.width, 3
         return self.size, self.size, 3
 
+    @property
+    def together(self) -> int:
+        """How many images pass through a network at once: a power of two, so that parts fit."""
+        height, width, _ = self.shape
+        fitting = max(1, _TOGETHER * _USUAL_SIDE**2 // (height * width))
+        return min(_TOGETHER, 1 << int(math.log2(fitting)))
+
+
+# Pixels and own size of a picture.
+_Shown = tuple[NDArray[np.uint8], tuple[int, int]]
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Some consecutive images of a stream.
 
     paths: all of them, in order; pixels: uint8 (readable, height, width, 3), row i is the picture
-    of paths[readable[i]]; errors: the reason for each other position.
+    of paths[readable[i]]; sizes: width and height of the upright pictures of those rows; errors:
+    the reason for each other position.
     """
 
     paths: tuple[Path, ...]
     pixels: NDArray[np.uint8]
+    sizes: tuple[tuple[int, int], ...]
     readable: tuple[int, ...]
     errors: dict[int, str]
 
 
+def shown(source: Path | bytes, spec: PixelSpec) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Pixels of one image file or its bytes, of the spec's shape, and the picture's own size.
+
+    The size is width and height of the upright picture. Raises BrokenImageError.
+    """
+    if spec.canvas is None:
+        picture, size = decode_sized(source, shorter_side=spec.size)
+        return fit_square(picture, spec.size, spec.interpolation), size
+    shorter = min(spec.canvas.height, spec.canvas.width)
+    picture, size = decode_sized(source, shorter_side=shorter)
+    return lay(picture, size, spec.canvas, spec.interpolation), size
+
+
 def pixels_of(source: Path | bytes, spec: PixelSpec) -> NDArray[np.uint8]:
-    """Pixels of one image file or its bytes, of the spec's shape. Raises BrokenImageError."""
-    if spec.canvas is not None:
-        shorter = min(spec.canvas.height, spec.canvas.width)
-        return lay(decode(source, shorter_side=shorter), spec.canvas, spec.interpolation)
-    return fit_square(decode(source, shorter_side=spec.size), spec.size, spec.interpolation)
+    """The pixels alone."""
+    return shown(source, spec)[0]
 
 
 def stream(
@@ -71,9 +98,9 @@ def stream(
     may be smaller. A broken image is an error of its row, never replaced.
     """
 
-    def attempt(path: Path) -> tuple[Path, NDArray[np.uint8] | str]:
+    def attempt(path: Path) -> tuple[Path, _Shown | str]:
         try:
-            return path, pixels_of(path, spec)
+            return path, shown(path, spec)
         except BrokenImageError as error:
             return path, error.reason
 
@@ -85,14 +112,15 @@ def stream(
         decoded.close()
 
 
-def _batch(rows: Sequence[tuple[Path, NDArray[np.uint8] | str]], spec: PixelSpec) -> Batch:
+def _batch(rows: Sequence[tuple[Path, _Shown | str]], spec: PixelSpec) -> Batch:
     good = [(at, found) for at, (_, found) in enumerate(rows) if not isinstance(found, str)]
     pixels = np.empty((len(good), *spec.shape), dtype=np.uint8)
-    for row, (_, found) in enumerate(good):
+    for row, (_, (found, _)) in enumerate(good):
         pixels[row] = found
     return Batch(
         paths=tuple(path for path, _ in rows),
         pixels=pixels,
+        sizes=tuple(size for _, (_, size) in good),
         readable=tuple(at for at, _ in good),
         errors={at: found for at, (_, found) in enumerate(rows) if isinstance(found, str)},
     )

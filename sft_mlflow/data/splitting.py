@@ -55,7 +55,8 @@ def assign(listing: Listing, facts: Sequence[FileFacts], *, seed: int) -> tuple[
         if fact.problem is None and fact.digest not in conflicting
     ]
     entries = [listing.entries[number] for number in usable]
-    digests = [facts[number].digest for number in usable]
+    known = [facts[number] for number in usable]
+    digests = [fact.digest for fact in known]
     units = _units(digests, [entry.group for entry in entries])
     members: dict[int, list[int]] = defaultdict(list)
     for index, unit in enumerate(units):
@@ -96,9 +97,9 @@ def assign(listing: Listing, facts: Sequence[FileFacts], *, seed: int) -> tuple[
     for digest, side in zip(digests, sides, strict=True):
         keeps[digest] = min(keeps.get(digest, side), side, key=_PRECEDENCE.index)
     return tuple(
-        Sample(entry.path, entry.truth, digest, side, entry.group)
-        for entry, digest, side in zip(entries, digests, sides, strict=True)
-        if keeps[digest] == side
+        Sample(entry.path, entry.truth, fact.digest, side, entry.group, fact.width, fact.height)
+        for entry, fact, side in zip(entries, known, sides, strict=True)
+        if keeps[fact.digest] == side
     )
 
 

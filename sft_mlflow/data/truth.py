@@ -65,6 +65,11 @@ class MaskValues:
         return any("," in value for value in (*self.classes, *self.ignored))
 
 
+def ignored_values(index: int | None) -> frozenset[str]:
+    """Values of masks that count for nothing besides 255: that one, if any."""
+    return frozenset() if index is None else frozenset((str(index),))
+
+
 # A class name, boxes, or a mask.
 Truth = str | tuple[Box, ...] | Mask
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from importlib import resources
 from itertools import groupby
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from sft_mlflow.report import plots, wording
 from sft_mlflow.report.pictures import NAMED_CLASSES, confusion_figure
 from sft_mlflow.report.tables import StudyReport, TrialRow, by_merit, confused_pairs
+from sft_mlflow.tasks.figures import ClassRow
 
 # A matrix that shows its counts needs the list less than a picture of one does.
 _PAIRS_BESIDE_COUNTS, _PAIRS_BESIDE_PICTURE = 6, 15
@@ -32,6 +34,7 @@ def render(report: StudyReport) -> str:
         metric=wording.metric,
         rate=wording.learning_rate,
         duration=wording.duration,
+        compact=wording.compact,
         jpeg=_data_uri,
     )
     template = environment.from_string(
@@ -39,9 +42,9 @@ def render(report: StudyReport) -> str:
     )
     best, test = report.best_trial, report.test
     matrix, most_pairs = None, _PAIRS_BESIDE_COUNTS
-    if test is not None and len(test.classes) > NAMED_CLASSES:
+    if test is not None and len(test.confusion.names) > NAMED_CLASSES:
         most_pairs = _PAIRS_BESIDE_PICTURE
-        matrix = _inline(confusion_figure(test.confusion, test.classes), "Confusion matrix")
+        matrix = _inline(confusion_figure(test.confusion), "Confusion matrix")
     return template.render(
         report=report,
         best=best,
@@ -55,8 +58,8 @@ def render(report: StudyReport) -> str:
         searched=list(dict.fromkeys(name for trial in report.trials for name in trial.others)),
         trial_metrics=_metric_names(report.trials, report.objective),
         open_rows=_OPEN_ROWS,
-        weakest=[] if test is None else sorted(test.per_class, key=lambda c: (c.f1, c.name)),
-        pairs=[] if test is None else confused_pairs(test.confusion, test.classes, most_pairs),
+        weakest=[] if test is None else sorted(test.per_class.rows, key=_weakness),
+        pairs=[] if test is None else confused_pairs(test.confusion, most_pairs),
         matrix=matrix,
         findings=_grouped(report.check["findings"]),
         plots=_plots(report),
@@ -73,12 +76,14 @@ def _plots(report: StudyReport) -> dict[str, Markup]:
         drawn["history"] = _inline(figure, "Optimisation history")
         figure = plots.lr_against_depth(report.trials, report.best, objective)
         drawn["lr_depth"] = _inline(figure, "Learning rate against depth")
-    if report.test is not None:
-        scaled = report.test.calibration
+    if report.test is not None and (scaled := report.test.calibration) is not None:
         figure = plots.reliability(
             scaled.before, scaled.after, (scaled.ece_before, scaled.ece_after)
         )
         drawn["reliability"] = _inline(figure, "Reliability before and after scaling")
+    if report.test is not None and report.test.curves:
+        figure = plots.precision_over_recall(report.test.curves)
+        drawn["curves"] = _inline(figure, "Precision over recall")
     return drawn
 
 
@@ -89,6 +94,11 @@ def _inline(figure: Figure, label: str) -> Markup:
 
 def _data_uri(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+
+
+def _weakness(row: ClassRow) -> tuple[bool, float, str]:
+    # What does not occur has no figure, and says nothing.
+    return math.isnan(row.lead), row.lead, row.name
 
 
 def _metric_names(trials: tuple[TrialRow, ...], objective: str) -> list[str]:

@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from sft_mlflow.report.tables import TrialRow, best_so_far
 from sft_mlflow.report.wording import shortened
-from sft_mlflow.tasks.classification.metrics import Bin
+from sft_mlflow.tasks.figures import Bin, Curve
 
 # Real colours, so that a figure can be saved as it is; `svg` hands them over to the page.
 INK, MUTED, LINE, ACCENT, BAD = "#1c2127", "#68707a", "#d8dce1", "#0b66c3", "#c4462f"
@@ -35,6 +35,9 @@ _THEMED = {
 }
 
 _MARKERS = "osD^v<>PX"
+
+# As many as a legend has room for.
+_NAMED_CURVES = 10
 
 # The ends of viridis vanish on black and on white.
 _VALUES: Colormap = ListedColormap(colormaps["viridis"](np.linspace(0.12, 0.92, 24)))
@@ -230,6 +233,21 @@ def reliability(before: Sequence[Bin], after: Sequence[Bin], ece: tuple[float, f
         bottom.set_xlabel("confidence")
     tops[0, 0].set_ylabel("accuracy")
     tops[1, 0].set_ylabel("images")
+    return figure
+
+
+def precision_over_recall(curves: Sequence[Curve]) -> Figure:
+    """Precision against recall, a line for each class, those of the largest area named."""
+    figure, axes = _figure(9.6, 3.6)
+    best = sorted(curves, key=lambda curve: -float(curve.precision.mean()))
+    for number, curve in enumerate(best):
+        name = drawable(curve.name, f"class {number}", 20)
+        label = f"{name} {curve.precision.mean():.3f}" if number < _NAMED_CURVES else None
+        axes.plot(curve.recall, curve.precision, lw=1.4, label=label)
+    axes.set(xlim=(0, 1), ylim=(0, 1.03))
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    _legend(figure, axes)
     return figure
 
 

@@ -8,9 +8,8 @@ from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sft_mlflow.tasks.classification.metrics import Bin, ClassFigures
+from sft_mlflow.tasks.figures import Confusion, TestFigures
 
 TrialState = Literal["COMPLETE", "PRUNED", "FAIL"]
 
@@ -37,73 +36,6 @@ class TrialRow:
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
-
-
-class Interval(NamedTuple):
-    """A figure with its interval of 95 %: Wilson's of the accuracy, bootstrap of macro F1."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the best model says of one test image.
-
-    path: as it should be shown; truth, predicted: class names; probability: of the predicted
-    class; truth_probability: of the true one.
-    """
-
-    path: str
-    truth: str
-    predicted: str
-    probability: float
-    truth_probability: float
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A prediction and its image as a small JPEG (see `pictures.thumbnail`)."""
-
-    prediction: Prediction
-    jpeg: bytes
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What temperature scaling did to the test probabilities: expected error and bins."""
-
-    temperature: float
-    ece_before: float
-    ece_after: float
-    before: tuple[Bin, ...]
-    after: tuple[Bin, ...]
-
-
-@dataclass(frozen=True)
-class TestFigures:
-    """How the best model does on the test side.
-
-    figures: by plain name (`accuracy`), the first one leads the report; confusion: (classes,
-    classes) counts, row is the true class, in the order of per_class; worst: mistakes, the most
-    confident first; typical: right answers.
-    """
-
-    __test__ = False  # pytest takes a class of this name for a test
-
-    images: int
-    figures: Mapping[str, Interval]
-    per_class: tuple[ClassFigures, ...]
-    confusion: NDArray[np.int64]
-    calibration: Calibration
-    worst: tuple[Picture, ...] = ()
-    typical: tuple[Picture, ...] = ()
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in the order of the confusion matrix."""
-        return tuple(figures.name for figures in self.per_class)
 
 
 @dataclass(frozen=True)
@@ -160,11 +92,11 @@ class StudyReport:
 
 
 class ConfusedPair(NamedTuple):
-    """How many images of one class were taken for another, and what share of their class."""
+    """How many of one class were taken for another, and what share of their class."""
 
     truth: str
     predicted: str
-    images: int
+    number: int
     share: float
 
 
@@ -198,17 +130,15 @@ def by_merit(trials: Sequence[TrialRow]) -> list[TrialRow]:
     return sorted(trials, key=lambda trial: (order[trial.state], -_value(trial), trial.number))
 
 
-def confused_pairs(
-    confusion: NDArray[np.int64], classes: Sequence[str], most: int
-) -> list[ConfusedPair]:
+def confused_pairs(confusion: Confusion, most: int) -> list[ConfusedPair]:
     """At most `most` pairs of classes that were confused, the most frequent first."""
-    wrong = confusion.copy()
+    names, wrong = confusion.names, confusion.counts.copy()
     np.fill_diagonal(wrong, 0)
-    support = confusion.sum(axis=1)
+    support = confusion.counts.sum(axis=1)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     places = zip(*np.unravel_index(order, wrong.shape), strict=True)
     return [
-        ConfusedPair(classes[i], classes[j], int(wrong[i, j]), float(wrong[i, j] / support[i]))
+        ConfusedPair(names[i], names[j], int(wrong[i, j]), float(wrong[i, j] / support[i]))
         for i, j in places
         if wrong[i, j]
     ]

@@ -29,11 +29,11 @@ def summary_lines(report: StudyReport) -> list[str]:
             else f"Test {wording.metric(name)} {wording.interval(found)}"
             for position, (name, found) in enumerate(test.figures.items())
         ]
-        scaled = test.calibration
-        lines.append(
-            f"Calibration error {scaled.ece_before:.4f} before, {scaled.ece_after:.4f} after "
-            f"temperature {scaled.temperature:.2f}"
-        )
+        if (scaled := test.calibration) is not None:
+            lines.append(
+                f"Calibration error {scaled.ece_before:.4f} before, {scaled.ece_after:.4f} after "
+                f"temperature {scaled.temperature:.2f}"
+            )
     if report.model is not None:
         alias = f", alias {report.alias}" if report.alias else ""
         lines.append(f"Model: {report.model}{alias}")

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
-from sft_mlflow.report.tables import Interval, StudyReport, TrialRow, best_probe
+from sft_mlflow.report.tables import StudyReport, TrialRow, best_probe
+from sft_mlflow.tasks.figures import Interval
+
+_SPOKEN = {
+    "macro_f1": "macro F1",
+    "ece": "ECE",
+    "map": "mAP",
+    "map_50": "mAP at 0.50",
+    "map_75": "mAP at 0.75",
+    "map_small": "mAP of small objects",
+    "map_medium": "mAP of medium objects",
+    "map_large": "mAP of large objects",
+    "miou": "mean IoU",
+}
 
 
 def figure(value: float | None) -> str:
     """A metric with four digits, or a dash."""
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
 def metric(name: str) -> str:
     """A metric's name as it is spoken: `macro_f1` is `macro F1`; any side's prefix is dropped."""
     plain = name.rpartition("/")[2]
-    return {"macro_f1": "macro F1", "ece": "ECE"}.get(plain, plain.replace("_", " "))
+    return _SPOKEN.get(plain, plain.replace("_", " "))
+
+
+def compact(count: int) -> str:
+    """A count in at most five characters: `842`, `12k`, `3.4M`."""
+    for size, word in ((10**6, "M"), (10**4, "k")):
+        if count >= size:
+            short = count / (10**6 if word == "M" else 10**3)
+            return f"{short:.1f}{word}" if short < 10 else f"{short:.0f}{word}"
+    return str(count)
 
 
 def interval(found: Interval) -> str:
@@ -42,7 +65,7 @@ def duration(seconds: float) -> str:
 def trained_part(trial: TrialRow) -> str:
     """Which part of the network the trial trained."""
     if trial.depth == 0:
-        return "only the head (a linear probe)"
+        return "only the head" + (" (a probe)" if trial.lr is None else "")
     if trial.depth == trial.full_depth:
         return f"the whole network ({trial.full_depth} stages)"
     last = "last stage" if trial.depth == 1 else f"last {trial.depth} stages"
@@ -65,14 +88,14 @@ def tally(trials: Sequence[TrialRow]) -> str:
 
 
 def gain_over_probe(report: StudyReport) -> str | None:
-    """What the best trial gained over a linear probe of the same source, where one was tried."""
+    """What the best trial gained over the probe of the same source, where one was tried."""
     best = report.best_trial
     if best is None or best.value is None or best.depth == 0:
         return None
     probe = best_probe(report.trials, best.source)
     if probe is None or probe.value is None:
         return None
-    return f"{best.value - probe.value:+.4f} over the linear probe ({probe.value:.4f})"
+    return f"{best.value - probe.value:+.4f} over the probe ({probe.value:.4f})"
 
 
 def failures(trials: Sequence[TrialRow]) -> list[str]:

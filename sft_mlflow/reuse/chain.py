@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torchvision import tv_tensors
 
 from sft_mlflow.data.images import read_bytes
 from sft_mlflow.data.manifest import Sample
@@ -30,26 +31,16 @@ from sft_mlflow.reuse.store import Keys, Store, keys_of
 from sft_mlflow.sources.folding import folded
 from sft_mlflow.sources.network import StagedNetwork, normalise
 from sft_mlflow.sources.source_model import Preprocessing
-from sft_mlflow.training.augmentation import augment
+from sft_mlflow.training.augmentation import augment, moved
 from sft_mlflow.training.precision import Arithmetic
 from sft_mlflow.training.recipe import Augmentation
 
 # To be raised when the same image, source and point give other values than before.
 VERSION = 2
-# Images that are computed together where none are asked for in particular.
-FILL_BATCH = 64
 # Between two looks at what another process has filled.
 WAIT_SECONDS = 1.0
 
 Rows = NDArray[np.intp]
-
-
-@dataclass(frozen=True)
-class Images:
-    """One side of the split: its samples, and their class indices (N,) int64."""
-
-    samples: tuple[Sample, ...]
-    targets: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -143,12 +134,17 @@ class Chain:
     """Values of some images along a road, at the points that are kept and between them."""
 
     def __init__(
-        self, images: Images, road: Road, views: Views, store: Store, kept: Collection[int]
+        self,
+        samples: Sequence[Sample],
+        road: Road,
+        views: Views,
+        store: Store,
+        kept: Collection[int],
     ) -> None:
-        self.images = images
+        self.samples = samples
         self._road = road
         self._views = views
-        self._digests = [sample.digest for sample in images.samples]
+        self._digests = [sample.digest for sample in samples]
         self._shelves = {p: store.shelf(road.address(p, views)) for p in sorted(kept)}
         self._segments: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
         self._keys_of_views: dict[int, Keys] = {}
@@ -198,6 +194,11 @@ class Chain:
 
         return self._through_store(self._keys(view)[rows], point, make)
 
+    def moved(self, truth: tv_tensors.TVTensor, digest: str, view: int) -> tv_tensors.TVTensor:
+        """A mask or boxes on the canvas, as the image of that digest is in that view."""
+        policy = self._views.policy if view else "none"
+        return moved(truth, policy, (self._views.seed, view), digest)
+
     def absent(self, view: int, point: int) -> Rows:
         """The images of which the store lacks, in that view, something needed from a point on.
 
@@ -221,8 +222,9 @@ class Chain:
             yield total - len(self.absent(0, point)), total
         try:
             rows = self.absent(0, point)
-            for start in range(0, len(rows), FILL_BATCH):
-                some = rows[start : start + FILL_BATCH]
+            batch = self._road.pixel_spec.together
+            for start in range(0, len(rows), batch):
+                some = rows[start : start + batch]
                 begun = time.perf_counter()
                 self._values_before(some, 0, point)
                 self.seconds += time.perf_counter() - begun
@@ -285,7 +287,7 @@ class Chain:
         spec = self._road.pixel_spec
 
         def pixels(row: int) -> NDArray[np.uint8]:
-            sample = self.images.samples[row]
+            sample = self.samples[row]
             data = read_bytes(sample.path)
             if hashlib.sha256(data).hexdigest() != sample.digest:
                 raise DataError(

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sft_mlflow.reuse.chain import Chain, Images, Road, Views
+from sft_mlflow.data.manifest import Sample
+from sft_mlflow.reuse.chain import Chain, Road, Views
 from sft_mlflow.reuse.store import Store, keys_of
 from sft_mlflow.training.augmentation import augment
 
@@ -99,21 +100,21 @@ class Choice:
     seconds: float
 
 
-def measure(road: Road, images: Images, views: Views, scratch: Path) -> Prices:
+def measure(road: Road, samples: Sequence[Sample], views: Views, scratch: Path) -> Prices:
     """Prices on this machine, the median of a few turns with a few of the images.
 
     scratch: a folder on the disk of the store, for rows that are written and read for measuring.
     """
-    few = np.arange(min(SAMPLE_IMAGES, len(images.samples)))
+    few = np.arange(min(SAMPLE_IMAGES, len(samples)))
     points = road.points(road.network.full_depth)
     store = Store(scratch, budget_bytes=2**40)
-    live = Chain(images, road, views, store, kept=())
+    live = Chain(samples, road, views, store, kept=())
     decode = _seconds_of(lambda: live.values(few, 0, 0)) / len(few)
     pixels = live.values(few, 0, 0)
     normalise = _seconds_of(partial(road.segment(0, 0), pixels)) / len(few)
     change = 0.0
     if views.policy != "none":
-        names = [images.samples[row].digest for row in few]
+        names = [sample.digest for sample in samples[: len(few)]]
         change = _seconds_of(lambda: augment(pixels, views.policy, (0, 1), names)) / len(few)
     stages, values = [], pixels
     for stage in range(road.network.full_depth):
@@ -181,7 +182,7 @@ def choose(
 
 
 def planned_chain(
-    images: Images,
+    samples: Sequence[Sample],
     road: Road,
     views: Views,
     store: Store,
@@ -191,7 +192,7 @@ def planned_chain(
     reuse: bool,
 ) -> tuple[Chain, Choice]:
     """The chain that starts where it is cheapest, and the choice. reuse: else from pixels."""
-    survey = Chain(images, road, views, store, kept=range(need.point + 1))
+    survey = Chain(samples, road, views, store, kept=range(need.point + 1))
 
     # Every start is compared with the pixels, and each answer asks for all images.
     @cache
@@ -202,7 +203,7 @@ def planned_chain(
     starts = range(need.point + 1) if reuse else range(1)
     choice = choose(need, prices, absent, store.budget_bytes, starts)
     kept = {0, choice.below, *road.network.inputs(choice.start)}
-    return Chain(images, road, views, store, kept), choice
+    return Chain(samples, road, views, store, kept), choice
 
 
 @dataclass(frozen=True)

@@ -16,42 +16,30 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice, tee
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
 from sft_mlflow.data.ordered import THREADS
 from sft_mlflow.data.pixels import Batch, stream
 from sft_mlflow.errors import DataError, OptionsError
 from sft_mlflow.scoring.inputs import InputImage, Inputs, Survey, survey
 from sft_mlflow.sources.model_folder import ModelConfig
+from sft_mlflow.tasks.base import Answer
+from sft_mlflow.tasks.predictor import Predictor
 
 FORMAT = 1
 BATCH = 64
-# What a crash costs at most, and a row group of the output. A multiple of the batch, so that a
-# job that goes on makes the same parts as one that never stopped.
-PART_ROWS = 32 * BATCH
+# What a crash costs at most, and what a row group of the output is of. A multiple of the batch, so
+# that a job that goes on makes the same parts as one that never stopped.
+PART_IMAGES = 32 * BATCH
 
 _JOB = "_job.json"
 _LOCK = "_lock"
 _METADATA = b"sft.job"
 _SINGLE_FILE = (".parquet", ".pq")
-
-
-class Scorer(Protocol):
-    """A classifier that answers; `tasks.classification.predictor.Predictor` is one."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """What it is: classes, preprocessing, digest of its weights."""
-
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """(N, classes) for pixels (N, size, size, 3); an image's row depends on it alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +85,7 @@ ScoreEvent = ScoreStarted | BatchScored | ScoreEnded
 
 
 def score(
-    scorer: Scorer,
+    predictor: Predictor,
     inputs: Inputs,
     output: Path,
     *,
@@ -107,12 +95,13 @@ def score(
 ) -> Iterator[ScoreEvent]:
     """Events of scoring every input into a Parquet file (.parquet, .pq) or a folder of them.
 
-    One row an image, in the order of the inputs, with the columns
+    In the order of the inputs, one row an image, or a box where boxes are found, with the columns
 
-    - `path`: absolute; `label`: the true class, null where unknown;
-    - `prediction`: the most probable class, null where the image could not be read;
-    - `probability_<class>`: float64, one column a class, in the model's order; a column each,
-      because pandas, Spark and SQL filter and aggregate those without unpacking;
+    - `path`: absolute;
+    - those of the model's task, null where the image could not be read: of a classifier `label`,
+      the true class where it is known, `prediction` and `probability_<class>`; of boxes `boxes`,
+      how many the image has, `label`, `score`, `xmin`, `ymin`, `xmax`, `ymax` in pixels, and one
+      row without them for an image that has none; of masks `segments` (see the task's modules);
     - `model_version`: as given; `error`: why the image could not be read, else null.
 
     Images are decoded by threads while the model works on earlier ones; memory does not grow with
@@ -124,7 +113,7 @@ def score(
     """
     output = Path(os.path.abspath(output.expanduser()))
     found = survey(inputs)
-    job = _job(scorer.config, inputs, found, model_version)
+    job = _job(predictor.config, inputs, found, model_version)
     partial = output.with_name(f"{output.name}.partial")
     _refuse_others(output, partial, job, overwrite)
     if not overwrite and _is_output_of(output, job):
@@ -141,7 +130,7 @@ def score(
             f"output: another process is scoring to {output}. Wait for it, or choose another."
         ) from error
     try:
-        yield from _scored(scorer, inputs, found, output, partial, job, threads)
+        yield from _scored(predictor, inputs, found, output, partial, job, threads)
     finally:
         lock.release()
         if not any(name for name in _names(partial) if name != _LOCK):
@@ -149,7 +138,7 @@ def score(
 
 
 def _scored(
-    scorer: Scorer,
+    predictor: Predictor,
     inputs: Inputs,
     found: Survey,
     output: Path,
@@ -161,21 +150,23 @@ def _scored(
         _clear(partial)
         _write_job(partial, job)
     parts = _finished_parts(partial)
-    earlier = min(len(parts) * PART_ROWS, found.images)
+    earlier = min(len(parts) * PART_IMAGES, found.images)
     done, errors = earlier, sum(_errors(part) for part in parts)
     started = time.perf_counter()
     yield ScoreStarted(found.images, done, found.labelled, found.digest)
 
-    schema = _schema(scorer.config.classes, job)
+    schema = _schema(predictor, job)
     rows: list[pa.RecordBatch] = []
+    in_part = 0
     remaining = islice(inputs, done, None)
-    for images, batch in _batches(remaining, scorer.config, threads):
-        rows.append(_answers(scorer, images, batch, job["model_version"], schema))
+    for images, batch in _batches(remaining, predictor.config, threads):
+        rows.append(_answers(predictor, images, batch, job["model_version"], schema))
         done += len(images)
         errors += len(batch.errors)
-        if sum(map(len, rows)) == PART_ROWS:
+        in_part += len(images)
+        if in_part == PART_IMAGES:
             parts.append(_write_part(partial, len(parts), rows, schema))
-            rows = []
+            rows, in_part = [], 0
         seconds = time.perf_counter() - started
         yield BatchScored(done, found.images, errors, (done - earlier) / seconds)
     if rows:
@@ -191,11 +182,11 @@ def _scored(
     yield ScoreEnded(output, done, errors, scored, seconds, scored / seconds, already_there=False)
 
 
-def read_columns(output: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Some columns of a finished output, file or folder, in the order of the inputs."""
+def read_scores(output: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of a finished output, file or folder, in the order of the inputs."""
     for part in _parts_of(output):
         with pq.ParquetFile(part) as file:
-            yield from file.iter_batches(columns=columns)
+            yield from file.iter_batches()
 
 
 def _batches(
@@ -209,40 +200,40 @@ def _batches(
 
 
 def _answers(
-    scorer: Scorer, images: list[InputImage], batch: Batch, model_version: str, schema: pa.Schema
+    predictor: Predictor,
+    images: list[InputImage],
+    batch: Batch,
+    model_version: str,
+    schema: pa.Schema,
 ) -> pa.RecordBatch:
-    classes = scorer.config.classes
-    probabilities = scorer.probabilities(batch.pixels)
-    readable = np.zeros(len(images), dtype=bool)
-    readable[list(batch.readable)] = True
-    filled = np.zeros((len(images), len(classes)))
-    filled[readable] = probabilities
-    best = filled.argmax(axis=1)
-    columns = [
-        # A path that is no text keeps the bytes that UTF-8 has no letters for as escapes.
-        pa.array([_text(image.path) for image in images], pa.string()),
-        pa.array([image.label for image in images], pa.string()),
-        pa.array(
-            [classes[i] if ok else None for i, ok in zip(best, readable, strict=True)], pa.string()
-        ),
-        *(pa.array(filled[:, i], pa.float64(), mask=~readable) for i in range(len(classes))),
-        pa.array([model_version] * len(images), pa.string()),
-        pa.array([batch.errors.get(i) for i in range(len(images))], pa.string()),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    answers: list[Answer | None] = [None] * len(images)
+    found = predictor.answers(batch.pixels, batch.sizes)
+    for at, answer in zip(batch.readable, found, strict=True):
+        answers[at] = answer
+    labels = [image.label for image in images]
+    rows, columns = predictor.task.answering.rows(answers, labels, predictor.frame)
+    # A path that is no text keeps the bytes that UTF-8 has no letters for as escapes.
+    paths = [_text(image.path) for image in images]
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([paths[row] for row in rows], pa.string()),
+            *columns,
+            pa.array([model_version] * len(rows), pa.string()),
+            pa.array([batch.errors.get(row) for row in rows.tolist()], pa.string()),
+        ],
+        schema=schema,
+    )
 
 
 def _text(path: Path) -> str:
     return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _schema(classes: tuple[str, ...], job: dict[str, str]) -> pa.Schema:
+def _schema(predictor: Predictor, job: dict[str, str]) -> pa.Schema:
     return pa.schema(
         [
             ("path", pa.string()),
-            ("label", pa.string()),
-            ("prediction", pa.string()),
-            *((f"probability_{name}", pa.float64()) for name in classes),
+            *predictor.task.answering.columns(predictor.frame.classes),
             ("model_version", pa.string()),
             ("error", pa.string()),
         ],
@@ -352,7 +343,8 @@ def _publish(output: Path, partial: Path, parts: list[Path], schema: pa.Schema) 
         with pq.ParquetWriter(whole, schema) as writer:
             for part in parts:
                 # One row group a part, however the part was made.
-                writer.write_table(pq.read_table(part), row_group_size=PART_ROWS)
+                table = pq.read_table(part)
+                writer.write_table(table, row_group_size=max(1, table.num_rows))
         _flush(whole)
         aside = _set_aside(output) if output.is_dir() else None
         os.replace(whole, output)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch.fx
-from torch import nn
+from torch import Tensor, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from sft_mlflow.errors import OptionsError
-from sft_mlflow.sources import cuts
+from sft_mlflow.sources import architectures, cuts
 from sft_mlflow.sources.cuts import Traced
 from sft_mlflow.sources.network import StagedNetwork
 
@@ -21,21 +21,22 @@ from sft_mlflow.sources.network import StagedNetwork
 MakeHead = Callable[[Mapping[int, int]], nn.Module]
 
 _BODY, _HEAD = "body", "head"
+# Of the picture that is sent through to see which maps there are; strides are its divisors.
+_SIDE = 224
 
 
 def network_with_maps(
-    classifier: nn.Module, size: int, strides: Sequence[int], make_head: MakeHead
+    classifier: nn.Module, strides: Sequence[int], make_head: MakeHead
 ) -> StagedNetwork:
     """The classifier's body up to the last map of these strides, and a new head that reads them.
 
-    size: side in pixels of an image that the classifier takes; strides: how many pixels of the
-    image a pixel of the map stands for, those that the body lacks are left out.
-    The head is called with a list of the maps, the finest first.
+    strides: how many pixels of the image a pixel of the map stands for, those that the body lacks
+    are left out. The head is called with a list of the maps, the finest first.
     Raises OptionsError where the network has no such maps, as transformers of one resolution.
     """
     classifier.eval()
     traced = cuts.trace(classifier, cuts.head_of(classifier))
-    maps = _maps(classifier, traced, size)
+    maps = _maps(classifier, traced)
     chosen = {stride: maps[stride] for stride in sorted(strides) if stride in maps}
     if not chosen:
         raise OptionsError(
@@ -69,18 +70,28 @@ def network_with_maps(
     )
 
 
-def _maps(model: nn.Module, traced: Traced, size: int) -> dict[int, tuple[int, int]]:
+def load_body(network: StagedNetwork, state_dict: Mapping[str, Tensor], origin: str) -> None:
+    """Give the body the weights that it has in another network of this kind.
+
+    Raises DataError where they do not fit.
+    """
+    before = f"{_BODY}."
+    body = {k.removeprefix(before): v for k, v in state_dict.items() if k.startswith(before)}
+    architectures.load(network.model.get_submodule(_BODY), body, origin)
+
+
+def _maps(model: nn.Module, traced: Traced) -> dict[int, tuple[int, int]]:
     """For each stride the position of the last block's end with such a map, and its channels."""
     graph = torch.fx.GraphModule(model, traced.output.graph)
-    ShapeProp(graph).propagate(torch.zeros(1, 3, size, size))
+    ShapeProp(graph).propagate(torch.zeros(1, 3, _SIDE, _SIDE))
     found = {}
     for position in sorted(cuts.block_ends(model, traced)):
         shape = traced.nodes[position].meta["tensor_meta"].shape
         # A map has as many rows as columns here; channels last (Swin) or tokens (ViT) do not.
         if len(shape) == 4 and shape[1] == shape[2] != shape[3]:
             return {}
-        if len(shape) == 4 and shape[2] == shape[3] > 1 and size % shape[2] == 0:
-            found[size // shape[2]] = position, shape[1]
+        if len(shape) == 4 and shape[2] == shape[3] > 1 and _SIDE % shape[2] == 0:
+            found[_SIDE // shape[2]] = position, shape[1]
     return found
 
 

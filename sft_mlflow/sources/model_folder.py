@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from sft_mlflow.data.truth import TaskName
 from sft_mlflow.errors import DataError
 from sft_mlflow.sources import weights
 from sft_mlflow.sources.source_model import Architecture, Preprocessing
@@ -31,7 +32,7 @@ class ModelConfig:
     that the probabilities are calibrated; source: URI of what it was fine-tuned from.
     """
 
-    task: str
+    task: TaskName
     architecture: Architecture
     preprocessing: Preprocessing
     classes: tuple[str, ...]

@@ -186,13 +186,27 @@ def network_from(source: SourceModel, classes: int) -> StagedNetwork:
     The new head starts at zero, which gives every class the same probability and draws nothing
     from a random generator.
     """
+    model = classifier_from(source)
+    network = StagedNetwork(model, heads.replace_head(model, classes))
+    heads.start_at_zero(network.head)
+    return network
+
+
+def classifier_from(source: SourceModel) -> nn.Module:
+    """The source's network as it was pretrained.
+
+    Raises OptionsError where it was fine-tuned to find boxes or masks, and has no end of its own.
+    """
+    if source.task != "classification":
+        raise OptionsError(
+            f"--source {source.uri}: a model for {source.task} has lost what names the class of an "
+            "image. Take a classifier, for example the source that it was fine-tuned from."
+        )
     model = architectures.build(source.architecture)
     if source.classes:
         _resize_head(model, len(source.classes))
     architectures.load(model, source.state_dict, source.uri)
-    network = StagedNetwork(model, heads.replace_head(model, classes))
-    heads.start_at_zero(network.head)
-    return network
+    return model
 
 
 def _resize_head(model: nn.Module, classes: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from sft_mlflow.data.canvas import Canvas
 from sft_mlflow.data.images import Interpolation
 from sft_mlflow.data.pixels import PixelSpec
+from sft_mlflow.data.truth import TaskName
 
 Library = Literal["timm", "torchvision"]
 
@@ -64,7 +65,8 @@ class SourceModel:
     """A pretrained network, ready to be built.
 
     classes: names of its head's classes, empty where unknown; weights_sha256: of the tensors
-    themselves, so that the same weights in another file format have the same digest.
+    themselves, so that the same weights in another file format have the same digest; task: what
+    its head answers.
     """
 
     uri: str
@@ -73,3 +75,4 @@ class SourceModel:
     classes: tuple[str, ...]
     state_dict: Mapping[str, Tensor]
     weights_sha256: str
+    task: TaskName = "classification"

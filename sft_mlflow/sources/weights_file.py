@@ -57,6 +57,7 @@ def load_folder(folder: Path, uri: str) -> SourceModel:
         classes=config.classes,
         state_dict=model_folder.read_weights(folder, config),
         weights_sha256=config.weights_sha256,
+        task=config.task,
     )
 
 

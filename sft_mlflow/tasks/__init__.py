@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sft_mlflow.tasks.base import Task
-from sft_mlflow.tasks.classification import Classification
+from sft_mlflow.tasks.classification import CLASSIFICATION
+from sft_mlflow.tasks.detection import DETECTION
+from sft_mlflow.tasks.segmentation import SEGMENTATION
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (Classification(),)}
+TASKS: Mapping[str, Task] = {task.name: task for task in (CLASSIFICATION, DETECTION, SEGMENTATION)}

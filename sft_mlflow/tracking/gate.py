@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from sft_mlflow.tasks.classification import metrics
-
-Metric = Literal["accuracy", "macro_f1"]
+from sft_mlflow.data.manifest import Sample
+from sft_mlflow.data.truth import classes_in
+from sft_mlflow.tasks.base import Evidence, Frame, Judging
+from sft_mlflow.tasks.bootstrap import resampled
 
 # The usual level; at it, one challenger in twenty that is just as good is refused by chance.
 SIGNIFICANCE = 0.05
+# Of the paired bootstrap: enough to tell 0.05.
+RESAMPLES = 200
 # Figures are ratios of counts: two that differ by less than this are the same.
 _TOLERANCE = 1e-9
 
@@ -25,14 +26,15 @@ _TOLERANCE = 1e-9
 class Gate:
     """What is demanded of a challenger.
 
-    metric: of `minimum` and `min_improvement`; minimum: least figure on the test images, None for
-    "more than always answering their most frequent class would get"; min_improvement: least gain
-    over the champion, negative to allow a loss; max_p_value: largest p of the paired test that the
-    gain is chance, 1 to demand none; max_class_drop: most recall that any class may lose. A
-    challenger that the paired test finds worse (p < 0.05) is refused whatever these say.
+    metric: of `minimum` and `min_improvement`, "auto" for the task's first; minimum: least figure
+    on the test images, None for more than a model that knows nothing would get; min_improvement:
+    least gain over the champion, negative to allow a loss; max_p_value: largest p of the paired
+    test that the gain is chance, 1 to demand none; max_class_drop: most that any class may lose of
+    its recall, its average precision or its IoU. A challenger that the paired test finds worse
+    (p < 0.05) is refused whatever these say.
     """
 
-    metric: Metric = "accuracy"
+    metric: str = "auto"
     minimum: float | None = None
     min_improvement: float = 0.0
     max_p_value: float = 1.0
@@ -40,36 +42,38 @@ class Gate:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Answers:
-    """What a model says of the test images. probabilities: (images, classes) float64."""
+class Contestant:
+    """What a model says of the test images, as its task keeps it, and what that is about."""
 
-    classes: tuple[str, ...]
-    probabilities: NDArray[np.float64]
+    frame: Frame
+    evidence: Evidence
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One model's figures over `images` test images."""
+    """One model's figures by name over `images` test images."""
 
     images: int
-    accuracy: float
-    macro_f1: float
-    ece: float
+    values: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class ClassChange:
-    """Recall of one class by both models; lost: images won back are subtracted."""
+    """What one class is found with by both models.
+
+    count: its images, objects or pixels; lost: of its images the challenger gets so many fewer
+    right, None where an image is not right or wrong.
+    """
 
     name: str
-    images: int
+    count: int
     champion: float
     challenger: float
-    lost: int
+    lost: int | None
 
     @property
     def drop(self) -> float:
-        """Recall that the class would lose; negative for a gain."""
+        """What the class would lose; negative for a gain."""
         return self.champion - self.challenger
 
 
@@ -77,16 +81,21 @@ class ClassChange:
 class Comparison:
     """Both models on the images whose class both know.
 
-    only_champion, only_challenger: images that one alone gets right; p_better, p_worse: one-sided
-    exact McNemar tests of the challenger being no better, or no worse, than the champion.
+    only_champion, only_challenger: images that one alone gets right, None where an image is not
+    right or wrong; p_better, p_worse: one-sided tests of the challenger being no better, or no
+    worse, than the champion: McNemar's exact one, or a paired bootstrap of the gate's metric over
+    images; measured: what classes are
+    compared by; counted: what their counts are of.
     """
 
     champion: Figures
     challenger: Figures
-    only_champion: int
-    only_challenger: int
+    only_champion: int | None
+    only_challenger: int | None
     p_better: float
     p_worse: float
+    measured: str
+    counted: str
     classes: tuple[ClassChange, ...]
 
 
@@ -101,8 +110,12 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says. comparison: None without a champion, or where no class is shared."""
+    """What the gate says by that metric.
 
+    comparison: None without a champion, or where no class is shared.
+    """
+
+    metric: str
     challenger: Figures
     comparison: Comparison | None
     conditions: tuple[Condition, ...]
@@ -119,70 +132,113 @@ class Verdict:
 
 
 def judge(
-    gate: Gate, labels: Sequence[str], challenger: Answers, champion: Answers | None
+    gate: Gate,
+    judging: Judging,
+    samples: Sequence[Sample],
+    challenger: Contestant,
+    champion: Contestant | None,
 ) -> Verdict:
     """The verdict on the challenger, from both models' answers to the same images.
 
-    labels: the true class of each image, all among the challenger's; at least one image. Without
-    a champion only the minimum counts. Classes are matched by name: the comparison is over the
-    images of classes that both models know, and a challenger that does not know all of the
-    champion's classes is refused.
+    samples: at least one, whose classes the challenger knows. Without a champion only the minimum
+    counts. Classes are matched by name: the comparison is over the images whose classes both
+    models know, and a challenger that does not know all of the champion's classes is refused.
     """
-    truth = np.asarray(labels)
-    own = _figures(challenger, truth)
-    conditions = [_minimum(gate, own, truth)]
+    metric = judging.metrics[0] if gate.metric == "auto" else gate.metric
+    own = _figures(judging, samples, challenger)
+    conditions = [_minimum(gate, metric, judging, own, samples, challenger.frame)]
     if champion is None:
-        return Verdict(own, None, tuple(conditions))
-    conditions.append(_keeps_classes(challenger, champion))
-    shared = np.isin(truth, champion.classes)
-    if not shared.any():
+        return Verdict(metric, own, None, tuple(conditions))
+    conditions.append(_keeps_classes(challenger.frame.classes, champion.frame.classes))
+    known = frozenset(champion.frame.classes)
+    shared = np.flatnonzero([classes_in(sample.truth) <= known for sample in samples])
+    if not len(shared):
         message = "no test image is of a class that the champion knows, so they cannot be compared"
         conditions.append(Condition("comparison", False, message))
-        return Verdict(own, None, tuple(conditions))
+        return Verdict(metric, own, None, tuple(conditions))
     comparison = compare(
-        truth[shared],
-        Answers(challenger.classes, challenger.probabilities[shared]),
-        Answers(champion.classes, champion.probabilities[shared]),
+        judging,
+        metric,
+        [samples[row] for row in shared.tolist()],
+        *(replace(c, evidence=judging.subset(c.evidence, shared)) for c in (challenger, champion)),
     )
-    conditions += _relative(gate, comparison)
-    return Verdict(own, comparison, tuple(conditions))
+    conditions += _relative(gate, metric, comparison)
+    return Verdict(metric, own, comparison, tuple(conditions))
 
 
-def compare(truth: NDArray[np.str_], challenger: Answers, champion: Answers) -> Comparison:
-    """Both models on the same images, whose true classes both know."""
-    right, was_right = _right(challenger, truth), _right(champion, truth)
-    lost, won = int((was_right & ~right).sum()), int((right & ~was_right).sum())
+def compare(
+    judging: Judging,
+    metric: str,
+    samples: Sequence[Sample],
+    challenger: Contestant,
+    champion: Contestant,
+) -> Comparison:
+    """Both models on the same images, whose classes both know."""
+    right, was_right = (
+        judging.right(one.evidence, samples, one.frame) for one in (challenger, champion)
+    )
+    lost = won = None
+    if right is not None and was_right is not None:
+        lost, won = int((was_right & ~right).sum()), int((right & ~was_right).sum())
+        p_better, p_worse = _chance(won, lost), _chance(lost, won)
+    else:
+        p_better, p_worse = _bootstrap(judging, metric, samples, challenger, champion)
+    after, before = (
+        judging.by_class(one.evidence, samples, one.frame) for one in (challenger, champion)
+    )
     return Comparison(
-        champion=_figures(champion, truth),
-        challenger=_figures(challenger, truth),
+        champion=_figures(judging, samples, champion),
+        challenger=_figures(judging, samples, challenger),
         only_champion=lost,
         only_challenger=won,
-        p_better=_chance(won, lost),
-        p_worse=_chance(lost, won),
+        p_better=p_better,
+        p_worse=p_worse,
+        measured=judging.measured[0],
+        counted=judging.measured[1],
         classes=tuple(
             ClassChange(
-                name=str(name),
-                images=int(of_class.sum()),
-                champion=float(was_right[of_class].mean()),
-                challenger=float(right[of_class].mean()),
-                lost=int(was_right[of_class].sum()) - int(right[of_class].sum()),
+                name=name,
+                count=count,
+                champion=value,
+                challenger=after[name][1],
+                # Of a class the recall is the share of its images that are right.
+                lost=None if right is None else round(count * (value - after[name][1])),
             )
-            for name in np.unique(truth)
-            for of_class in (truth == name,)
+            for name, (count, value) in before.items()
+            if name in after
         ),
     )
 
 
-def _figures(answers: Answers, truth: NDArray[np.str_]) -> Figures:
-    index = {name: number for number, name in enumerate(answers.classes)}
-    targets = np.array([index[name] for name in truth.tolist()], np.int64)
-    return Figures(len(truth), **metrics.summary(answers.probabilities, targets))
+def _bootstrap(
+    judging: Judging,
+    metric: str,
+    samples: Sequence[Sample],
+    challenger: Contestant,
+    champion: Contestant,
+) -> tuple[float, float]:
+    """Chances of a challenger that is no better, and of one that is no worse.
+
+    Both models are judged on the same images, drawn with replacement. Efron & Tibshirani 1993,
+    chapter 16.
+    """
+
+    def figure(one: Contestant, rows: NDArray[np.intp], drawn: Sequence[Sample]) -> float:
+        return judging.evaluate(judging.subset(one.evidence, rows), drawn, one.frame)[metric]
+
+    gains = []
+    for rows in resampled(len(samples), RESAMPLES, seed=0):
+        drawn = [samples[row] for row in rows]
+        gains.append(figure(challenger, rows, drawn) - figure(champion, rows, drawn))
+    # The sample itself is one of those that could have been drawn.
+    no_better = (1 + sum(gain <= _TOLERANCE for gain in gains)) / (1 + RESAMPLES)
+    no_worse = (1 + sum(gain >= -_TOLERANCE for gain in gains)) / (1 + RESAMPLES)
+    return no_better, no_worse
 
 
-def _right(answers: Answers, truth: NDArray[np.str_]) -> NDArray[np.bool_]:
-    predicted = np.asarray(answers.classes)[answers.probabilities.argmax(axis=1)]
-    right: NDArray[np.bool_] = predicted == truth
-    return right
+def _figures(judging: Judging, samples: Sequence[Sample], one: Contestant) -> Figures:
+    found = judging.evaluate(one.evidence, samples, one.frame)
+    return Figures(len(samples), {k: v for k, v in found.items() if k != "loss"})
 
 
 def _chance(heads: int, tails: int) -> float:
@@ -190,29 +246,26 @@ def _chance(heads: int, tails: int) -> float:
     return float(binomtest(heads, heads + tails, alternative="greater").pvalue) if heads else 1.0
 
 
-def _figure(figures: Figures, metric: Metric) -> float:
-    return figures.accuracy if metric == "accuracy" else figures.macro_f1
-
-
-def _minimum(gate: Gate, figures: Figures, truth: NDArray[np.str_]) -> Condition:
-    found = _figure(figures, gate.metric)
+def _minimum(
+    gate: Gate,
+    metric: str,
+    judging: Judging,
+    figures: Figures,
+    samples: Sequence[Sample],
+    frame: Frame,
+) -> Condition:
+    found = figures.values[metric]
     if gate.minimum is not None:
-        message = f"{gate.metric} {found:.4f}, at least {gate.minimum:.4f} asked"
+        message = f"{metric} {found:.4f}, at least {gate.minimum:.4f} asked"
         return Condition("minimum", found >= gate.minimum - _TOLERANCE, message)
-    counts = Counter(truth.tolist())
-    share = max(counts.values()) / len(truth)
-    # F1 of the one class that is ever answered, averaged with the zeros of the others.
-    naive = share if gate.metric == "accuracy" else 2 * share / (1 + share) / len(counts)
-    message = (
-        f"{gate.metric} {found:.4f}, more than {naive:.4f} asked, which always answering "
-        f"{counts.most_common(1)[0][0]!r} gets"
-    )
+    naive, who = judging.naive(metric, samples, frame)
+    message = f"{metric} {found:.4f}, more than {naive:.4f} asked, which {who} gets"
     return Condition("minimum", found > naive + _TOLERANCE, message)
 
 
-def _keeps_classes(challenger: Answers, champion: Answers) -> Condition:
-    lost = [name for name in champion.classes if name not in challenger.classes]
-    new = [name for name in challenger.classes if name not in champion.classes]
+def _keeps_classes(challenger: Sequence[str], champion: Sequence[str]) -> Condition:
+    lost = [name for name in champion if name not in challenger]
+    new = [name for name in challenger if name not in champion]
     message = "knows every class of the champion"
     if lost:
         message = f"does not know the champion's {_some(lost)}"
@@ -221,23 +274,21 @@ def _keeps_classes(challenger: Answers, champion: Answers) -> Condition:
     return Condition("classes", not lost, message)
 
 
-def _relative(gate: Gate, comparison: Comparison) -> list[Condition]:
-    before = _figure(comparison.champion, gate.metric)
-    after = _figure(comparison.challenger, gate.metric)
+def _relative(gate: Gate, metric: str, comparison: Comparison) -> list[Condition]:
+    before, after = comparison.champion.values[metric], comparison.challenger.values[metric]
     gain = after - before
     conditions = [
         Condition(
             "improvement",
             gain >= gate.min_improvement - _TOLERANCE,
-            f"{gate.metric} {after:.4f} against {before:.4f}: {gain:+.4f}, at least "
+            f"{metric} {after:.4f} against {before:.4f}: {gain:+.4f}, at least "
             f"{gate.min_improvement:+.4f} asked",
         ),
         Condition(
             "not worse",
             comparison.p_worse >= SIGNIFICANCE,
-            f"{comparison.only_champion} images that the champion alone gets right against "
-            f"{comparison.only_challenger} that the challenger alone does: "
-            f"p {comparison.p_worse:.3g} that it is no worse, at least {SIGNIFICANCE} asked",
+            f"{_evidence_of(comparison)}: p {comparison.p_worse:.3g} that it is no worse, at "
+            f"least {SIGNIFICANCE} asked",
         ),
     ]
     if gate.max_p_value < 1:
@@ -252,20 +303,33 @@ def _relative(gate: Gate, comparison: Comparison) -> list[Condition]:
     return [*conditions, _no_class_drops(gate, comparison)]
 
 
+def _evidence_of(comparison: Comparison) -> str:
+    if comparison.only_champion is None:
+        return "by drawing the images again and again"
+    return (
+        f"{comparison.only_champion} images that the champion alone gets right against "
+        f"{comparison.only_challenger} that the challenger alone does"
+    )
+
+
 def _no_class_drops(gate: Gate, comparison: Comparison) -> Condition:
     # In a small class one image is a large share: a single one never decides.
     dropped = [
         change
         for change in comparison.classes
-        if change.drop > gate.max_class_drop + _TOLERANCE and change.lost > 1
+        if change.drop > gate.max_class_drop + _TOLERANCE
+        and (change.lost is None or change.lost > 1)
     ]
+    if not comparison.classes:
+        return Condition("class drop", True, "no class was to be found by either")
     worst = max(comparison.classes, key=lambda change: change.drop)
     shown = sorted(dropped, key=lambda change: -change.drop)[:5] or [worst]
     parts = [
-        f"{c.name!r} {c.champion:.3f} -> {c.challenger:.3f} ({c.images} images)" for c in shown
+        f"{c.name!r} {c.champion:.3f} -> {c.challenger:.3f} ({c.count} {comparison.counted})"
+        for c in shown
     ]
     more = f" and {len(dropped) - len(shown)} more" if len(dropped) > len(shown) else ""
-    what = "recall of" if dropped else "largest change of recall:"
+    what = f"{comparison.measured} of" if dropped else f"largest change of {comparison.measured}:"
     message = f"{what} {', '.join(parts)}{more}; a loss of {gate.max_class_drop:.3f} is allowed"
     return Condition("class drop", not dropped, message)
 

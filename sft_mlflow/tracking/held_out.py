@@ -6,22 +6,25 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sft_mlflow.data.annotations import examine_annotations
 from sft_mlflow.data.images import read_bytes
 from sft_mlflow.data.loading import read_manifest
 from sft_mlflow.data.manifest import Manifest, Sample
 from sft_mlflow.data.ordered import THREADS, ordered_map
-from sft_mlflow.data.pixels import PixelSpec, pixels_of
+from sft_mlflow.data.pixels import shown
 from sft_mlflow.data.readers import read
 from sft_mlflow.data.scan import scan
+from sft_mlflow.data.truth import TaskName, classes_in
 from sft_mlflow.errors import DataError, TrackingError
-from sft_mlflow.tasks.classification.predictor import BATCH, Predictor
+from sft_mlflow.tasks.base import Answer, Evidence, Frame
+from sft_mlflow.tasks.predictor import Predictor
 
 MANIFEST = "manifest.parquet"
 # Digests of what the sources of a model, if they were made here, were trained and chosen on.
@@ -53,21 +56,23 @@ class Unseen:
 def own_test_side(folder: Path) -> HeldOut:
     """The test side of the data that the model in the folder was made from."""
     manifest = _manifest(folder)
-    return HeldOut(_test_only(manifest.name, manifest.uri, manifest.side("test")))
+    return HeldOut(_of(manifest, manifest.side("test")))
 
 
-def given_test_data(uri: str, *, cache: Path) -> HeldOut:
+def given_test_data(uri: str, *, task: TaskName, cache: Path) -> HeldOut:
     """The images behind a URI that is given as test data.
 
     The test side, where the source has sides (a saved manifest, a column split, a test folder);
     else all of it. Broken files are left out and counted. Raises DataError where none is left.
     """
-    listing = read(uri, cache=cache, task="classification")
-    sided = any(entry.split is not None for entry in listing.entries)
-    entries = [e for e in listing.entries if e.split == "test" or not sided]
-    facts = scan([entry.path for entry in entries])
+    listed = read(uri, cache=cache, task=task)
+    sided = any(entry.split is not None for entry in listed.entries)
+    tests = tuple(e for e in listed.entries if e.split == "test" or not sided)
+    listing = replace(listed, entries=tests)
+    examined = examine_annotations(listing, scan([entry.path for entry in tests]), "clip")
+    entries, facts = examined.entries, examined.facts
     samples = tuple(
-        Sample(entry.path, entry.truth, fact.digest, "test", entry.group)
+        Sample(entry.path, entry.truth, fact.digest, "test", entry.group, fact.width, fact.height)
         for entry, fact in zip(entries, facts, strict=True)
         if fact.problem is None
     )
@@ -76,9 +81,8 @@ def given_test_data(uri: str, *, cache: Path) -> HeldOut:
             f"{listing.uri}: {len(entries)} test images are listed and none can be read. Give data "
             "with readable images on its test side."
         )
-    return HeldOut(
-        _test_only(listing.name, listing.uri, samples), broken=len(entries) - len(samples)
-    )
+    manifest = Manifest(listing.name, listing.uri, samples, (), listing.mask_values)
+    return HeldOut(_of(manifest, samples), broken=len(entries) - len(samples))
 
 
 def trained_on(folder: Path) -> frozenset[str]:
@@ -118,38 +122,48 @@ def unseen(
         )
     samples = tuple(manifest.samples[at] for at in kept)
     return Unseen(
-        _test_only(manifest.name, manifest.uri, samples),
+        _of(manifest, samples),
         np.array(kept, np.int64),
         by_challenger,
         by_champion,
     )
 
 
-def probabilities(predictor: Predictor, samples: Sequence[Sample]) -> NDArray[np.float64]:
-    """(samples, classes) float64, in their order; memory holds the pixels of a few batches.
+def answers(predictor: Predictor, samples: Sequence[Sample]) -> Iterator[list[Answer]]:
+    """What a model says of the samples, in their order, some at a time.
 
-    Raises DataError for a file that is gone or no longer the one with the sample's digest.
+    Memory holds the pixels of a few batches. Raises DataError for a file that is gone or no longer
+    the one with the sample's digest.
     """
-    spec = predictor.config.preprocessing.pixels
-    parts = [np.empty((0, len(predictor.config.classes)))]
-    for batch in _verified_batches(samples, spec):
-        parts.append(predictor.probabilities(batch))
-    return np.concatenate(parts)
+    spec = predictor.frame.pixels
 
-
-def _verified_batches(samples: Sequence[Sample], spec: PixelSpec) -> Iterator[NDArray[np.uint8]]:
-    def pixels(sample: Sample) -> NDArray[np.uint8]:
+    def read(sample: Sample) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         data = read_bytes(sample.path)
         if hashlib.sha256(data).hexdigest() != sample.digest:
             raise DataError(
                 f"{sample.path}: is no longer the test image it was (its SHA-256 changed). "
                 "Restore it, or give other test data."
             )
-        return pixels_of(data, spec)
+        return shown(data, spec)
 
-    decoded = ordered_map(pixels, samples, threads=THREADS, ahead=2 * BATCH)
-    while batch := list(islice(decoded, BATCH)):
-        yield np.stack(batch)
+    decoded = ordered_map(read, samples, threads=THREADS, ahead=2 * spec.together)
+    while batch := list(islice(decoded, spec.together)):
+        pixels, sizes = zip(*batch, strict=True)
+        yield predictor.answers(np.stack(pixels), sizes)
+
+
+def evidence(predictor: Predictor, samples: Sequence[Sample], frame: Frame) -> Evidence:
+    """Evidence of a model's answers to the samples, in their order, as its task keeps it.
+
+    frame: what the answers are compared with. Raises DataError as `answers` does.
+    """
+    judging = predictor.task.judging
+    parts = [judging.evidence([], [], frame, 0)]
+    images = 0
+    for some in answers(predictor, samples):
+        parts.append(judging.evidence(some, samples[images : images + len(some)], frame, images))
+        images += len(some)
+    return np.concatenate(parts)
 
 
 def _manifest(folder: Path) -> Manifest:
@@ -161,5 +175,7 @@ def _manifest(folder: Path) -> Manifest:
     return read_manifest(folder / MANIFEST)
 
 
-def _test_only(name: str, uri: str, samples: tuple[Sample, ...]) -> Manifest:
-    return Manifest(name, uri, samples, tuple(sorted({sample.label for sample in samples})))
+def _of(manifest: Manifest, samples: tuple[Sample, ...]) -> Manifest:
+    """The manifest of those samples alone, with the classes that they show."""
+    shown = frozenset[str]().union(*(classes_in(sample.truth) for sample in samples))
+    return replace(manifest, samples=samples, classes=tuple(sorted(shown)))

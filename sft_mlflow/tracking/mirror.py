@@ -14,14 +14,15 @@ from sft_mlflow.data.manifest import Manifest
 from sft_mlflow.report.pictures import confusion_png
 from sft_mlflow.search.events import StudyEvent, TrialEnded, TrialEvent, TrialStarted
 from sft_mlflow.sources import model_folder
-from sft_mlflow.tasks.classification import calibration, metrics
+from sft_mlflow.tasks import TASKS
+from sft_mlflow.tasks.base import Frame
 from sft_mlflow.tracking import runs
 from sft_mlflow.tracking.datasets import dataset_of
 from sft_mlflow.tracking.held_out import ANCESTORS, MANIFEST
 from sft_mlflow.tracking.outbox import Outbox, now
 from sft_mlflow.training.events import EpochEnded
 from sft_mlflow.training.recipe import Recipe
-from sft_mlflow.training.trial import VALIDATION_OUTPUTS
+from sft_mlflow.training.trial import EVIDENCE
 
 
 def key_of(number: int) -> str:
@@ -103,7 +104,7 @@ class Mirror:
         if self._ancestors:
             (folder / ANCESTORS).write_text(json.dumps(sorted(self._ancestors)))
         png = folder.with_name("confusion.png")
-        png.write_bytes(self._confusion(folder, config.temperature))
+        png.write_bytes(self._confusion(folder, config))
         self._outbox.put(runs.files(key, {"confusion.png": png}))
         example = next(s for s in self._manifest.samples if s.split == "test")
         figures = {k: v for k, v in best.metrics.items() if k.startswith("valid/")}
@@ -119,14 +120,10 @@ class Mirror:
             )
         )
 
-    def _confusion(self, folder: Path, temperature: float) -> bytes:
-        outputs = np.load(folder.with_name(VALIDATION_OUTPUTS))
-        index = {name: i for i, name in enumerate(self._manifest.classes)}
-        truth = np.array([index[s.label] for s in self._manifest.side("valid")])
-        counts = metrics.confusion(
-            calibration.softmax(outputs, temperature), truth, self._manifest.classes
-        )
-        return confusion_png(counts, self._manifest.classes)
+    def _confusion(self, folder: Path, config: model_folder.ModelConfig) -> bytes:
+        found = np.load(folder.with_name(EVIDENCE))
+        judging, frame = TASKS[config.task].judging, Frame.of_model(config, self._manifest)
+        return confusion_png(judging.confusion(found, self._manifest.side("valid"), frame))
 
 
 def recipe_text(recipe: Recipe) -> dict[str, str]:

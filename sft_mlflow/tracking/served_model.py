@@ -1,4 +1,4 @@
-"""The registered model: images in, class and probabilities out.
+"""The registered model: images in, classes, boxes or masks out.
 
 MLflow runs this file to load the model (models from code), so that nothing is unpickled.
 """
@@ -15,16 +15,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from sft_mlflow.data.pixels import pixels_of
+from sft_mlflow.data.pixels import shown
 from sft_mlflow.errors import DataError
-from sft_mlflow.tasks.classification.predictor import Predictor
+from sft_mlflow.tasks.predictor import Predictor
 
 # Name of the artifact that is the model folder.
 ARTIFACT = "model"
 
 
-class ServedClassifier(PythonModel):
-    """A fine-tuned classifier behind MLflow's pyfunc interface."""
+class ServedModel(PythonModel):
+    """A fine-tuned model behind MLflow's pyfunc interface."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the model folder; its weights are verified against their SHA-256."""
@@ -36,29 +36,24 @@ class ServedClassifier(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """`prediction`, its `probability`, and the `probabilities` of all classes by name.
+        """One row an image, with the columns of the model's task (`served_columns`).
 
         model_input: a column `image` with the bytes of an image file in each row.
         """
-        config = self._predictor.config
-        spec = config.preprocessing.pixels
-        pixels = np.empty((len(model_input), *spec.shape), np.uint8)
+        frame, answering = self._predictor.frame, self._predictor.task.answering
+        pixels = np.empty((len(model_input), *frame.pixels.shape), np.uint8)
+        sizes = []
         for position, image in enumerate(model_input["image"]):
             try:
-                pixels[position] = pixels_of(bytes(image), spec)
+                pixels[position], size = shown(bytes(image), frame.pixels)
+                sizes.append(size)
             except DataError as error:
                 raise MlflowException(
                     f"row {position}: {error}", error_code=INVALID_PARAMETER_VALUE
                 ) from error
-        rows = [
-            {
-                "prediction": config.classes[int(row.argmax())],
-                "probability": float(row.max()),
-                "probabilities": dict(zip(config.classes, map(float, row), strict=True)),
-            }
-            for row in self._predictor.probabilities(pixels)
-        ]
-        return pd.DataFrame(rows, columns=["prediction", "probability", "probabilities"])
+        answers = self._predictor.answers(pixels, sizes)
+        columns = [name for name, _ in answering.served_columns()]
+        return pd.DataFrame([answering.served(a, frame) for a in answers], columns=columns)
 
 
-mlflow.models.set_model(ServedClassifier())
+mlflow.models.set_model(ServedModel())

@@ -1,4 +1,4 @@
-"""Random changes of training images that keep their class."""
+"""Random changes of training images that keep their class, and of boxes and masks with them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from sft_mlflow.data.masks import IGNORED
 from sft_mlflow.training.randomness import keyed
 from sft_mlflow.training.recipe import Augmentation
 from sft_mlflow.training.threads import one_thread
@@ -16,7 +18,13 @@ from sft_mlflow.training.threads import one_thread
 # and left hands do not survive it.
 _LIGHT = v2.Compose(
     [
-        v2.RandomAffine(degrees=8, translate=(0.06, 0.06), scale=(0.9, 1.1)),
+        # What comes into view from beyond the edge is of no class.
+        v2.RandomAffine(
+            degrees=8,
+            translate=(0.06, 0.06),
+            scale=(0.9, 1.1),
+            fill={Tensor: 0, tv_tensors.Mask: IGNORED},
+        ),
         v2.ColorJitter(brightness=0.2, contrast=0.2),
     ]
 )
@@ -32,7 +40,8 @@ def augment(
     """
     if policy == "none":
         return pixels
-    transform = _LIGHT if policy == "light" else _natural(pixels.shape[1])
+    _, height, width, _ = pixels.shape
+    transform = _transform(policy, height, width)
     images = pixels.permute(0, 3, 1, 2).contiguous()
     changed = []
     with one_thread():
@@ -42,10 +51,33 @@ def augment(
         return torch.stack(changed).permute(0, 2, 3, 1)
 
 
-def _natural(size: int) -> v2.Transform:
+def moved(
+    truth: tv_tensors.TVTensor, policy: Augmentation, key: tuple[int, ...], name: str
+) -> tv_tensors.TVTensor:
+    """A mask (1, H, W) or boxes, moved as `augment` moves the image of that name by that key.
+
+    torchvision's transforms draw the same, whatever they are given of one size.
+    """
+    if policy == "none":
+        return truth
+    height, width = v2.functional.get_size(truth)
+    with one_thread(), keyed(*key, name):
+        changed: tv_tensors.TVTensor = _transform(policy, height, width)(truth)
+    return changed
+
+
+def _transform(policy: Augmentation, height: int, width: int) -> v2.Transform:
+    if policy == "light":
+        return _LIGHT
+    shape = width / height
     return v2.Compose(
         [
-            v2.RandomResizedCrop(size, scale=(0.5, 1.0), antialias=True),
+            v2.RandomResizedCrop(
+                (height, width),
+                scale=(0.5, 1.0),
+                ratio=(3 / 4 * shape, 4 / 3 * shape),
+                antialias=True,
+            ),
             v2.RandomHorizontalFlip(),
             v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
         ]

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from sft_mlflow.reuse.chain import Chain, Rows
+from sft_mlflow.data.manifest import Sample
+from sft_mlflow.reuse.chain import Chain
+from sft_mlflow.tasks.base import Frame, Learning, Targets
 from sft_mlflow.training.randomness import seed_of
-
-VALIDATION_BATCH = 64
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the trained part is given, and the true classes (B,) int64."""
+    """What the trained part is given, and what is true of the images, in the task's form."""
 
     values: tuple[Tensor, ...]
-    targets: Tensor
+    targets: Targets
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the trained part is given of images that are to be judged."""
+
+    values: tuple[Tensor, ...]
+    samples: Sequence[Sample]
 
 
 class Batches(Protocol):
@@ -35,12 +43,12 @@ class Batches(Protocol):
     def training(self, epoch: int) -> Iterator[Batch]:
         """The training images of that epoch, shuffled and changed as the recipe says."""
 
-    def validation(self) -> Iterator[Batch]:
+    def validation(self) -> Iterator[Shown]:
         """The validation images in order."""
 
     @property
-    def truth(self) -> NDArray[np.int64]:
-        """The true classes of the validation images, in the same order."""
+    def judged(self) -> Sequence[Sample]:
+        """The validation images, in the same order."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class ChainBatches:
 
     train: Chain
     valid: Chain
+    learning: Learning
+    frame: Frame
     point: int
     views: Sequence[int]
     batch_size: int
@@ -61,31 +71,34 @@ class ChainBatches:
     @property
     def steps(self) -> int:
         """Batches in one epoch; a rest too small for BatchNorm (one image) is left out."""
-        full, rest = divmod(len(self.train.images.targets), self.batch_size)
+        full, rest = divmod(len(self.train.samples), self.batch_size)
         return full + (rest > 1 or full == 0)
 
     def training(self, epoch: int) -> Iterator[Batch]:
         """Shuffled by (seed, epoch), the images in the view of the epoch."""
         view = self.views[(epoch - 1) % len(self.views)]
         generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
-        order = torch.randperm(len(self.train.images.targets), generator=generator).numpy()
+        order = torch.randperm(len(self.train.samples), generator=generator).numpy()
+        moved = partial(self.train.moved, view=view)
         for step in range(self.steps):
             rows = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield self._batch(self.train, rows, view)
+            values = self.train.inputs(rows, view, self.point)
+            samples = [self.train.samples[row] for row in rows]
+            yield Batch(values, self.learning.targets(samples, self.frame, moved))
         # Another epoch, or another trial, may take the same view.
         self.train.flush()
 
-    def validation(self) -> Iterator[Batch]:
-        """In order, as they are."""
-        rows = np.arange(len(self.valid.images.targets))
-        for start in range(0, len(rows), VALIDATION_BATCH):
-            yield self._batch(self.valid, rows[start : start + VALIDATION_BATCH], 0)
-
     @property
-    def truth(self) -> NDArray[np.int64]:
-        """The true classes of the validation images."""
-        return self.valid.images.targets
+    def judged(self) -> Sequence[Sample]:
+        """The validation images."""
+        return self.valid.samples
 
-    def _batch(self, chain: Chain, rows: Rows, view: int) -> Batch:
-        values = chain.inputs(rows, view, self.point)
-        return Batch(values, torch.from_numpy(chain.images.targets[rows]).to(values[0].device))
+    def validation(self) -> Iterator[Shown]:
+        """In order, as they are."""
+        rows = np.arange(len(self.valid.samples))
+        together = self.frame.pixels.together
+        for start in range(0, len(rows), together):
+            some = rows[start : start + together]
+            yield Shown(
+                self.valid.inputs(some, 0, self.point), [self.valid.samples[row] for row in some]
+            )

@@ -27,13 +27,13 @@ class Checkpoint:
     """State after a whole epoch.
 
     tensors: those that train, and their stages' buffers; average: of the same, over the last steps;
-    best: the average of the best epoch; outputs: of that epoch for the validation side.
+    best: the average of the best epoch; evidence: of that epoch's answers to the validation side.
     """
 
     tensors: Mapping[str, Tensor]
     average: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
-    outputs: Tensor
+    evidence: Tensor
     optimizer: Mapping[str, Any]
     schedule: Mapping[str, Any]
     history: tuple[EpochEnded, ...]

@@ -16,19 +16,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch.fx
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sft_mlflow.errors import TrialError
 from sft_mlflow.sources.folding import folded
 from sft_mlflow.sources.network import StagedNetwork
-from sft_mlflow.tasks.base import Task
+from sft_mlflow.tasks.base import Evidence, Frame, Task
 from sft_mlflow.training import mixup, optimisers
 from sft_mlflow.training.averaging import Average, copies, copy
 from sft_mlflow.training.batches import Batches
@@ -49,10 +48,10 @@ from sft_mlflow.training.threads import one_thread
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit ended in. outputs: of the best epoch for the validation side."""
+    """What a fit ended in. evidence: of the best epoch's answers to the validation side."""
 
     ended: FitEnded
-    outputs: NDArray[np.float32]
+    evidence: Evidence
 
 
 def fit(
@@ -60,23 +59,21 @@ def fit(
     recipe: Recipe,
     batches: Batches,
     task: Task,
-    classes: Sequence[str],
+    frame: Frame,
     checkpoints: Checkpoints,
     arithmetic: Arithmetic,
     device: torch.device,
-    start: NDArray[np.float32] | None = None,
+    start: Evidence | None = None,
 ) -> Generator[FitEvent, bool | None, Fitted]:
     """Events of the training of the network's last `recipe.depth` stages and its head.
 
-    network: on the device; checkpoints: from which an interrupted fit goes on; start: outputs for
-    the validation side before the first epoch, where they are known. At the end the network is in
+    network: on the device; frame: what its answers are about; checkpoints: from which an
+    interrupted fit goes on; start: evidence of the answers to the validation side before the first
+    epoch, where it is known. At the end the network is in
     eval mode with its best weights, which are averages over the steps before.
     Raises TrialError where the loss is not finite.
     """
-    # A probe was fitted to features of the source's statistics; with those of small batches it
-    # would begin far off (docs/performance.md has the figures).
-    statistics = recipe.head_start == "random"
-    network.freeze(recipe.depth, statistics=statistics)
+    network.freeze(recipe.depth, statistics=recipe.batch_statistics)
     suffix = network.suffix(recipe.depth)
     trained = _trained_tensors(network, recipe.depth)
     stages = network.parameters_by_stage(recipe.depth)
@@ -90,17 +87,18 @@ def fit(
         None if recipe.class_weights is None else torch.tensor(recipe.class_weights).to(device),
     )
     epochs = 0 if recipe.is_probe else recipe.epochs
+    learning = task.learning
 
     history: list[EpochEnded] = []
     best: Mapping[str, Tensor] = {}
-    best_outputs = np.empty((0, len(classes)), np.float32)
+    best_evidence: Evidence = np.empty(0)
     saved = checkpoints.load()
     if saved is not None:
         copy(saved.tensors, trained)
         optimizer.load_state_dict(dict(saved.optimizer))
         schedule.load_state_dict(dict(saved.schedule))
         history, best = list(saved.history), saved.best
-        best_outputs = saved.outputs.numpy()
+        best_evidence = saved.evidence.numpy()
     average = Average(
         trained, recipe.averaging * steps * recipe.epochs, updates=max(0, len(history) - 1) * steps
     )
@@ -124,10 +122,11 @@ def fit(
         losses = []
         for step, batch in enumerate(batches.training(epoch) if epoch else (), start=1):
             with keyed(recipe.seed, "step", epoch, step):
-                mix = mixup.draw(recipe.mixup, len(batch.targets), device)
+                mix = mixup.draw(recipe.mixup, len(batch.values[0]), device)
                 with arithmetic.autocast():
                     outputs = suffix(*mix.blend(batch.values))
-                loss = mix.loss(partial(task.loss, outputs, settings=settings), batch.targets)
+                loss_of = partial(learning.loss, network.head, outputs, settings=settings)
+                loss = mix.loss(loss_of, batch.targets)
                 loss.backward()
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
@@ -147,13 +146,13 @@ def fit(
         if history and stopped:
             break
         if epoch == 0 and start is not None:
-            outputs_valid = start
+            evidence = start
         else:
             network.model.eval()
             with average.applied():
-                outputs_valid = predict(suffix, batches)
-            network.freeze(recipe.depth, statistics=statistics)
-        found = task.evaluate(outputs_valid, batches.truth, classes)
+                evidence = judged(network.head, suffix, batches, task, frame)
+            network.freeze(recipe.depth, statistics=recipe.batch_statistics)
+        found = task.judging.evaluate(evidence, batches.judged, frame)
         metrics = {f"valid/{name}": value for name, value in found.items()}
         if losses:
             metrics["train/loss"] = float(np.mean(losses))
@@ -166,14 +165,14 @@ def fit(
             timestamp=time.time_ns() // 1_000_000,
         )
         if all(ended.value > earlier.value for earlier in history):
-            best, best_outputs = copies(average.values), outputs_valid
+            best, best_evidence = copies(average.values), evidence
         history.append(ended)
         checkpoints.keep(
             Checkpoint(
                 trained,
                 average.values,
                 best,
-                torch.from_numpy(best_outputs),
+                torch.from_numpy(best_evidence),
                 optimizer.state_dict(),
                 schedule.state_dict(),
                 tuple(history),
@@ -185,19 +184,26 @@ def fit(
     network.model.eval()
     top = max(history, key=lambda e: e.value)
     reason: FitReason = "finished" if len(history) > epochs else "early-stopped"
-    return Fitted(FitEnded("stopped" if stopped else reason, top.epoch, top.value), best_outputs)
+    return Fitted(FitEnded("stopped" if stopped else reason, top.epoch, top.value), best_evidence)
 
 
 @torch.no_grad()
-def predict(suffix: torch.fx.GraphModule, batches: Batches) -> NDArray[np.float32]:
-    """Outputs for the validation side, in float32 as the model will be used.
+def judged(
+    head: nn.Module, suffix: torch.fx.GraphModule, batches: Batches, task: Task, frame: Frame
+) -> Evidence:
+    """Evidence of the answers to the validation side, in float32 as the model will be used.
 
-    suffix: in eval mode.
+    suffix: in eval mode, with that head at its end.
     """
-    answer = folded(suffix)
-    return np.concatenate(
-        [answer(*batch.values).float().cpu().numpy() for batch in batches.validation()]
-    )
+    network = folded(suffix)
+    parts: list[Evidence] = []
+    images = 0
+    for shown in batches.validation():
+        sizes = [(sample.width, sample.height) for sample in shown.samples]
+        answers = task.answering.answers(head, network(*shown.values), sizes, frame)
+        parts.append(task.judging.evidence(answers, shown.samples, frame, images))
+        images += len(shown.samples)
+    return np.concatenate(parts)
 
 
 def _is_early(history: list[EpochEnded], patience: int) -> bool:

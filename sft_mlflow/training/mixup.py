@@ -31,7 +31,8 @@ class Mix:
         """The mean loss, given what it is for targets (B,)."""
         if self.partner is None:
             return of(targets)
-        return self.share * of(targets) + (1 - self.share) * of(targets[self.partner])
+        partners = targets[self.partner.to(targets.device)]
+        return self.share * of(targets) + (1 - self.share) * of(partners)
 
 
 def draw(alpha: float, images: int, device: torch.device) -> Mix:

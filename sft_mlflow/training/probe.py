@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from torch import nn
 
 from sft_mlflow.errors import DataError
-from sft_mlflow.whole_file import whole_file
+from sft_mlflow.training.head_start import HeadStart
 
 # Inverse strengths of the L2 penalty that are tried; features have unit variance.
 STRENGTHS = (0.001, 0.01, 0.1)
@@ -46,21 +43,10 @@ class Probe:
         """Logits (N, classes)."""
         return features.values @ self.weight.T + self.bias
 
-    def copy_into(self, head: nn.Linear) -> None:
-        """Give the head these weights."""
-        with torch.no_grad():
-            head.weight.copy_(torch.from_numpy(self.weight))
-            head.bias.copy_(torch.from_numpy(self.bias))
-
-    def save(self, path: Path) -> None:
-        """Write it as safetensors, at once."""
-        with whole_file(path) as beside:
-            save_file(asdict(self), beside)
-
-    @classmethod
-    def load(cls, path: Path) -> Probe:
-        """A probe that `save` wrote."""
-        return cls(**load_file(path))
+    def as_start(self) -> HeadStart:
+        """The linear layer of these weights."""
+        weight, bias = map(torch.from_numpy, (self.weight, self.bias))
+        return HeadStart({"weight": weight, "bias": bias}, self.valid)
 
 
 def fit_probe(

@@ -17,9 +17,10 @@ class Recipe:
 
     depth: the last stages that train with the head; lr: peak learning rate of the head, None for a
     probe; views: changed versions of each training image that the epochs take in turn; mixup:
-    alpha of the Beta distribution that blends the images of a batch, 0 for none; warmup: share of
-    the steps over which the learning rate rises; averaging: share of the steps that the average of
-    the weights reaches back; clip: largest norm of the gradient.
+    alpha of the Beta distribution that blends the images of a batch, 0 for none; head_start: fitted
+    to the frozen body, or drawn; warmup: share of the steps over which the learning rate rises;
+    averaging: share of the steps that the average of the weights reaches back; clip: largest norm
+    of the gradient.
     """
 
     source: str
@@ -50,6 +51,15 @@ class Recipe:
     def is_probe(self) -> bool:
         """Whether the probe alone is the trial: there is nothing left to train."""
         return self.depth == 0 and self.head_start == "probe"
+
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether BatchNorm of the stages that train counts anew, as in plain fine-tuning.
+
+        A probe was fitted to features of the source's statistics; with those of small batches it
+        would begin far off (docs/performance.md has the figures).
+        """
+        return self.head_start == "random"
 
     @property
     def view_numbers(self) -> range:

@@ -4,42 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
-from sft_mlflow.data.manifest import Manifest, Split
+from sft_mlflow.data.manifest import Manifest, Sample, Split
+from sft_mlflow.data.truth import TaskName
 from sft_mlflow.errors import TrialError
 from sft_mlflow.reuse import planner
-from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Images, Road, Views
+from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Road, Views
 from sft_mlflow.reuse.planner import Choice, Need, Prices
 from sft_mlflow.reuse.store import Store
 from sft_mlflow.sources import model_folder, weights
-from sft_mlflow.sources.heads import as_linear
 from sft_mlflow.sources.model_folder import ModelConfig
-from sft_mlflow.sources.network import StagedNetwork, network_from
+from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.sources.source_model import Preprocessing, SourceModel
 from sft_mlflow.sources.uri import resolve
 from sft_mlflow.tasks import TASKS
-from sft_mlflow.tasks.classification import calibration
+from sft_mlflow.tasks.base import Frame
 from sft_mlflow.training.batches import ChainBatches
 from sft_mlflow.training.checkpoints import Checkpoints
 from sft_mlflow.training.events import FitEvent, RoadChosen, RoadTravelled, StoreFilled
 from sft_mlflow.training.fit import fit
+from sft_mlflow.training.head_start import HeadStart
 from sft_mlflow.training.precision import Arithmetic
-from sft_mlflow.training.probe import Probe
 from sft_mlflow.training.randomness import keyed
 from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.whole_file import whole_file
 
 MODEL = "model"
-VALIDATION_OUTPUTS = "validation.npy"
+# Of the answers of the trial's model to the validation side, before calibration.
+EVIDENCE = "evidence.npy"
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Material:
     reuse: whether activations are kept there too.
     """
 
-    task: str
+    task: TaskName
     manifest: Manifest
     folder: Path
     device: torch.device
@@ -62,20 +61,18 @@ class Material:
         """The source of that URI, read once."""
         return source_of(uri, self.fetched.get(uri))
 
-    def images(self, split: Split) -> Images:
-        """Samples and class indices of one side."""
-        samples = self.manifest.side(split)
-        index = {name: i for i, name in enumerate(self.manifest.classes)}
-        return Images(samples, np.array([index[sample.label] for sample in samples], np.int64))
+    def frame(self, preprocessing: Preprocessing) -> Frame:
+        """What answers of a network that is shown images in that way are about."""
+        return Frame(self.manifest.classes, preprocessing.pixels, self.manifest.mask_values)
 
-    def prices(self, road: Road, images: Images, views: Views) -> Prices:
+    def prices(self, road: Road, samples: Sequence[Sample], views: Views) -> Prices:
         """What that road costs on this machine; measured once a study."""
         about = json.dumps(road.address(road.network.full_depth, views), sort_keys=True)
         name = hashlib.sha256(about.encode()).hexdigest()[:12]
         path = self.folder / f"prices-{name}.json"
         if path.exists():
             return Prices.from_dict(json.loads(path.read_text()))
-        found = planner.measure(road, images, views, self.store.folder)
+        found = planner.measure(road, samples, views, self.store.folder)
         with whole_file(path) as beside:
             beside.write_text(json.dumps(asdict(found), indent=2))
         return found
@@ -97,8 +94,14 @@ def run_trial(
     device = material.device
     arithmetic = Arithmetic(recipe.precision, device.type)
     source = material.source(recipe.source)
-    network, preprocessing = network_at(material, source, recipe.image_size)
-    start = _start_head(material, network, recipe)
+    task = TASKS[material.task]
+    network, preprocessing = network_at(material, source, recipe.image_size, recipe.seed)
+    frame = material.frame(preprocessing)
+    start = None
+    if recipe.head_start == "probe":
+        head = HeadStart.load(material.probe_path(recipe.source, recipe.image_size))
+        head.copy_into(network.head)
+        start = head.evidence
     validations = (0 if recipe.is_probe else recipe.epochs) + (start is None)
     batches, road = yield from _batches(
         material, recipe, network, source, preprocessing, arithmetic, validations
@@ -108,8 +111,8 @@ def run_trial(
             network,
             recipe,
             batches,
-            TASKS[material.task],
-            material.manifest.classes,
+            task,
+            frame,
             Checkpoints(folder),
             arithmetic,
             device,
@@ -120,14 +123,14 @@ def run_trial(
             f"out of memory at depth {recipe.depth} with batches of {recipe.batch_size} images of "
             f"{recipe.image_size} pixels. Lower --batch-size or --image-size."
         ) from error
-    np.save(folder / VALIDATION_OUTPUTS, fitted.outputs)
+    np.save(folder / EVIDENCE, fitted.evidence)
     state_dict = {k: v.detach().cpu() for k, v in network.model.state_dict().items()}
     config = ModelConfig(
         task=material.task,
         architecture=source.architecture,
         preprocessing=preprocessing,
         classes=material.manifest.classes,
-        temperature=calibration.fit_temperature(fitted.outputs, batches.truth),
+        temperature=task.judging.temperature(fitted.evidence, batches.judged, frame),
         source=recipe.source,
         weights_sha256=weights.digest(state_dict),
     )
@@ -163,11 +166,11 @@ def _batches(
     def planned(
         split: Split, one: Road, its_views: Views, numbers: range, passes: int
     ) -> tuple[Chain, Choice]:
-        images = material.images(split)
-        need = Need(point, len(images.samples), passes, numbers)
-        prices = material.prices(one, images, its_views)
+        samples = material.manifest.side(split)
+        need = Need(point, len(samples), passes, numbers)
+        prices = material.prices(one, samples, its_views)
         return planner.planned_chain(
-            images, one, its_views, material.store, need, prices, reuse=material.reuse
+            samples, one, its_views, material.store, need, prices, reuse=material.reuse
         )
 
     train, from_train = planned("train", road, views, recipe.view_numbers, epochs)
@@ -183,35 +186,31 @@ def _batches(
         for done, total in chain.fill(start):
             if (yield StoreFilled(done, total)):
                 break
-    batches = ChainBatches(train, valid, point, recipe.view_numbers, recipe.batch_size, recipe.seed)
+    batches = ChainBatches(
+        train,
+        valid,
+        TASKS[material.task].learning,
+        material.frame(preprocessing),
+        point,
+        recipe.view_numbers,
+        recipe.batch_size,
+        recipe.seed,
+    )
     return batches, chosen
 
 
 def network_at(
-    material: Material, source: SourceModel, image_size: int
+    material: Material, source: SourceModel, image_size: int | None, seed: int = 0
 ) -> tuple[StagedNetwork, Preprocessing]:
-    """The source's network for the study's classes on its device, and its preprocessing there."""
-    network = network_from(source, len(material.manifest.classes))
+    """The source's network for the study's classes on its device, and its preprocessing there.
+
+    image_size: None for what suits the images; seed: of the new head.
+    """
+    learning, manifest = TASKS[material.task].learning, material.manifest
+    with keyed(seed, "head"):
+        network = learning.network(source, len(manifest.classes))
     network.model.to(device=material.device).to(memory_format=torch.channels_last)
-    own = source.preprocessing
-    return network, Preprocessing(image_size, own.interpolation, own.mean, own.std)
-
-
-def _start_head(
-    material: Material, network: StagedNetwork, recipe: Recipe
-) -> NDArray[np.float32] | None:
-    """Give the head its first weights; its outputs for the validation side, where known, return."""
-    head = as_linear(network.head)
-    if recipe.head_start == "probe":
-        probe = Probe.load(material.probe_path(recipe.source, recipe.image_size))
-        probe.copy_into(head)
-        # Of a very large side the probe has seen a part.
-        whole = len(probe.valid) == len(material.manifest.side("valid"))
-        return probe.valid if whole else None
-    with keyed(recipe.seed, "head"):
-        fresh = nn.Linear(head.in_features, head.out_features)
-    head.load_state_dict(fresh.state_dict())
-    return None
+    return network, learning.preprocessing(source.preprocessing, manifest.samples, image_size)
 
 
 @lru_cache(maxsize=4)

@@ -60,7 +60,7 @@ def test_a_picture_and_its_mask_lie_on_the_same_place() -> None:
     pixels[:, 60:] = 255
     mask = (pixels[..., 0] > 0).astype(np.uint8)
     canvas = Canvas(64, 64)
-    laid = lay(Image.fromarray(pixels), canvas, "nearest")
+    laid = lay(Image.fromarray(pixels), pixels.shape[1::-1], canvas, "nearest")
     of_mask = lay_mask(mask, canvas)
     assert laid.shape == (64, 64, 3)
     assert (laid[32:] == PADDING).all()

@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sft_mlflow.report.tables import (
+from sft_mlflow.report.tables import DataTable, NextStep, StudyReport, TrialRow
+from sft_mlflow.tasks.figures import (
+    Bin,
     Calibration,
-    DataTable,
+    Caption,
+    ClassRow,
+    ClassTable,
+    Confusion,
     Interval,
-    NextStep,
     Picture,
-    Prediction,
-    StudyReport,
     TestFigures,
-    TrialRow,
 )
-from sft_mlflow.tasks.classification.metrics import Bin, ClassFigures
 
 
 def trial(number: int, value: float | None, **changes: Any) -> TrialRow:
@@ -49,7 +49,8 @@ def jpeg(colour: str = "teal") -> bytes:
 
 
 def picture(truth: str, predicted: str, path: str = "a/b.png") -> Picture:
-    return Picture(Prediction(path, truth, predicted, 0.9876, 0.0111), jpeg())
+    said = Caption(path, f"{predicted} 0.9876", f"{truth} 0.0111", wrong=truth != predicted)
+    return Picture(said, jpeg())
 
 
 def figures_of(
@@ -66,11 +67,15 @@ def figures_of(
             "accuracy": Interval(0.9812, 0.9701, 0.9903),
             "macro_f1": Interval(0.9745, 0.9602, 0.9888),
         },
-        per_class=tuple(
-            ClassFigures(name, 0.91, 0.92, 0.93 - i * 1e-4, int(counts[i].sum()))
-            for i, name in enumerate(classes)
+        per_class=ClassTable(
+            "images",
+            ("precision", "recall", "F1"),
+            tuple(
+                ClassRow(name, int(counts[i].sum()), (0.91, 0.92, 0.93 - i * 1e-4))
+                for i, name in enumerate(classes)
+            ),
         ),
-        confusion=counts,
+        confusion=Confusion(tuple(classes), counts, "images"),
         calibration=Calibration(1.37, 0.0421, 0.0132, bins, bins[1:]),
         worst=worst,
         typical=typical,

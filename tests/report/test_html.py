@@ -92,7 +92,7 @@ def test_every_section_shows_what_the_study_found() -> None:
 
 
 def test_the_gain_over_the_linear_probe_is_the_difference_of_their_values() -> None:
-    assert "+0.0622 over the linear probe (0.9012)" in Page(html.render(study())).text["head"]
+    assert "+0.0622 over the probe (0.9012)" in Page(html.render(study())).text["head"]
 
 
 def test_the_best_trial_stands_first_and_the_failed_one_last() -> None:
@@ -188,7 +188,7 @@ def test_few_classes_get_a_matrix_of_counts_and_many_get_a_picture() -> None:
 
 def test_without_mistakes_the_page_says_so() -> None:
     page = Page(html.render(study(test=figures_of(("cat", "dog")))))
-    assert "No test image was taken for another class." in page.text["confusion"]
+    assert "Nothing was taken for another class." in page.text["confusion"]
     assert "None to show." in page.text["worst"]
 
 
@@ -201,7 +201,7 @@ def test_without_importance_the_page_says_so() -> None:
 def test_a_single_trial_is_a_report(number: int) -> None:
     page = Page(html.render(study(trials=(trial(number, 0.95),), best=number, importance={})))
     assert f"by trial {number}" in page.text["head"]
-    assert "linear probe (0." not in page.text["head"]
+    assert "over the probe (0." not in page.text["head"]
     assert "0.9500" in page.text["trials"]
 
 

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from sft_mlflow.errors import DataError
-from sft_mlflow.report.pictures import confusion_png, thumbnail
+from sft_mlflow.report.pictures import confusion_png
+from sft_mlflow.tasks.figures import Confusion
+from sft_mlflow.tasks.pictures import thumbnail
 
 
 @pytest.mark.parametrize(
@@ -24,14 +26,14 @@ from sft_mlflow.report.pictures import confusion_png, thumbnail
 )
 def test_a_confusion_matrix_of_any_classes_is_a_png(classes: tuple[str, ...]) -> None:
     counts = np.random.default_rng(0).integers(0, 9, (len(classes), len(classes)))
-    image = Image.open(io.BytesIO(confusion_png(counts, classes)))
+    image = Image.open(io.BytesIO(confusion_png(Confusion(classes, counts, "images"))))
     assert image.format == "PNG"
     assert min(image.size) > 200
     assert max(image.size) < 1200
 
 
 def test_hits_are_blue_and_a_class_without_images_stays_white() -> None:
-    png = confusion_png(np.array([[50, 0], [0, 0]]), ("a", "b"))
+    png = confusion_png(Confusion(("a", "b"), np.array([[50, 0], [0, 0]]), "images"))
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).reshape(-1, 3)
     blue = (pixels == (0x0B, 0x66, 0xC3)).all(axis=1).mean()
     assert 0.05 < blue < 0.25

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from sft_mlflow.report.tables import ConfusedPair, best_so_far, by_merit, confused_pairs
+from sft_mlflow.tasks.figures import Confusion
 
 from .made_study import trial
 
@@ -25,7 +26,7 @@ def test_finished_trials_come_before_pruned_ones_of_higher_value() -> None:
 
 def test_confused_pairs_leave_out_hits_and_pairs_that_never_occurred() -> None:
     confusion = np.array([[50, 0, 2], [5, 15, 0], [0, 0, 0]])
-    assert confused_pairs(confusion, ("a", "b", "c"), most=5) == [
+    assert confused_pairs(Confusion(("a", "b", "c"), confusion, "images"), most=5) == [
         ConfusedPair("b", "a", 5, 0.25),
         ConfusedPair("a", "c", 2, 2 / 52),
     ]

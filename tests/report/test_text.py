@@ -12,7 +12,7 @@ def test_the_summary_says_what_was_found_and_ends_with_the_commands() -> None:
     lines = summary_lines(study())
     assert lines[0] == "cats and dogs: 4 trials: 2 finished, 1 pruned, 1 failed in 2 min 31 s"
     assert "Test accuracy 0.9812 (95 % interval 0.9701 to 0.9903) on 20 images" in lines
-    assert "Validation accuracy 0.9634, +0.0622 over the linear probe (0.9012)" in lines
+    assert "Validation accuracy 0.9634, +0.0622 over the probe (0.9012)" in lines
     assert lines[-2:] == ["Promote it:", "  sft-mlflow promote --model-name pets"]
 
 
@@ -41,7 +41,7 @@ def test_durations_carry_over_at_full_minutes_and_hours(seconds: float, spoken: 
 @pytest.mark.parametrize(
     ("depth", "spoken"),
     [
-        (0, "only the head (a linear probe)"),
+        (0, "only the head (a probe)"),
         (1, "the last stage of 17 and the head"),
         (5, "the last 5 stages of 17 and the head"),
         (17, "the whole network (17 stages)"),

@@ -18,7 +18,7 @@ from sft_mlflow.data.pixels import PixelSpec, pixels_of
 from sft_mlflow.data.scan import scan
 from sft_mlflow.errors import DataError
 from sft_mlflow.reuse import chain as chains
-from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Images, Road, Views
+from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Road, Views
 from sft_mlflow.reuse.store import Store
 from sft_mlflow.sources import architectures
 from sft_mlflow.sources.feature_maps import network_with_maps
@@ -43,8 +43,11 @@ FAMILIES = (
 ALL = np.arange(6)
 
 
+Samples = tuple[Sample, ...]
+
+
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Samples:
     folder = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     for number in ALL:
@@ -52,8 +55,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
         Image.fromarray(pixels).save(folder / f"{number}.png")
     paths = sorted(folder.iterdir())
     facts = scan(paths)
-    samples = tuple(Sample(p, "a", f.digest, "train") for p, f in zip(paths, facts, strict=True))
-    return Images(samples, np.zeros(len(samples), np.int64))
+    return tuple(Sample(p, "a", f.digest, "train") for p, f in zip(paths, facts, strict=True))
 
 
 def road_of(name: str, size: int = SIZE) -> Road:
@@ -76,7 +78,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stored_and_live_activations_agree_at_every_cut(
-    family: str, images: Images, store: Store
+    family: str, images: Samples, store: Store
 ) -> None:
     road = road_of(family, size=224 if family == "vit_b_16" else SIZE)
     some = np.array([4, 1])
@@ -96,7 +98,7 @@ def test_stored_and_live_activations_agree_at_every_cut(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_and_gradients_of_the_first_step_are_those_without_the_store(
-    family: str, images: Images, store: Store
+    family: str, images: Samples, store: Store
 ) -> None:
     road = road_of(family, size=224 if family == "vit_b_16" else SIZE)
     network = road.network
@@ -122,12 +124,11 @@ def test_loss_and_gradients_of_the_first_step_are_those_without_the_store(
 
 
 def test_what_a_head_of_maps_needs_comes_from_the_store_as_it_is_computed(
-    images: Images, store: Store
+    images: Samples, store: Store
 ) -> None:
     torch.manual_seed(0)
     network = network_with_maps(
         architectures.build(Architecture("torchvision", "resnet18")),
-        SIZE,
         (8, 16, 32),
         lambda channels: nn.Flatten(),
     )
@@ -149,7 +150,7 @@ def test_what_a_head_of_maps_needs_comes_from_the_store_as_it_is_computed(
 
 
 def test_what_is_half_there_is_completed_in_order(
-    images: Images, small: Road, store: Store
+    images: Samples, small: Road, store: Store
 ) -> None:
     live = Chain(images, small, AS_THEY_ARE, store, kept=()).values(ALL, 0, 4)
     chain = Chain(images, small, AS_THEY_ARE, store, kept=(4,))
@@ -161,7 +162,7 @@ def test_what_is_half_there_is_completed_in_order(
 
 
 def test_every_view_of_an_image_is_another_and_the_same_each_time(
-    images: Images, small: Road, store: Store
+    images: Samples, small: Road, store: Store
 ) -> None:
     views = Views("natural", seed=7)
     chain = Chain(images, small, views, store, kept=(0, 4))
@@ -177,10 +178,10 @@ def test_every_view_of_an_image_is_another_and_the_same_each_time(
 
 
 def test_images_go_by_their_content_and_not_by_their_place(
-    images: Images, small: Road, store: Store
+    images: Samples, small: Road, store: Store
 ) -> None:
     list(Chain(images, small, AS_THEY_ARE, store, kept=(4,)).fill(4))
-    turned = Images(images.samples[::-1], images.targets)
+    turned = images[::-1]
     chain = Chain(turned, small, AS_THEY_ARE, store, kept=(4,))
     assert not len(chain.absent(0, 4))
     ahead = Chain(images, small, AS_THEY_ARE, store, kept=(4,)).values(ALL, 0, 4)
@@ -189,7 +190,7 @@ def test_images_go_by_their_content_and_not_by_their_place(
 
 @pytest.mark.parametrize("change", ["source", "size", "precision", "policy", "seed"])
 def test_rows_of_other_making_are_not_taken(
-    change: str, images: Images, small: Road, store: Store
+    change: str, images: Samples, small: Road, store: Store
 ) -> None:
     views = Views("natural", seed=7)
     chain = Chain(images, small, views, store, kept=(4,))
@@ -209,7 +210,7 @@ def test_rows_of_other_making_are_not_taken(
     assert len(Chain(images, road, views, store, kept=(4,)).absent(1, 4)) == len(ALL)
 
 
-def test_bfloat16_is_kept_as_it_is_computed(images: Images, small: Road, store: Store) -> None:
+def test_bfloat16_is_kept_as_it_is_computed(images: Samples, small: Road, store: Store) -> None:
     road = replace(small, arithmetic=Arithmetic("bfloat16", "cpu"))
     list(Chain(images, road, AS_THEY_ARE, store, kept=(4,)).fill(4))
     stored = Chain(images, road, AS_THEY_ARE, store, kept=(4,)).values(ALL, 0, 4)
@@ -219,12 +220,12 @@ def test_bfloat16_is_kept_as_it_is_computed(images: Images, small: Road, store: 
 
 
 def test_a_file_that_changed_since_it_was_checked_is_refused(
-    images: Images, small: Road, store: Store, tmp_path: Path
+    images: Samples, small: Road, store: Store, tmp_path: Path
 ) -> None:
-    sample = images.samples[0]
+    sample = images[0]
     other = tmp_path / "other.png"
     Image.new("RGB", (20, 20)).save(other)
-    changed = Images((replace(sample, path=other),), np.zeros(1, np.int64))
+    changed = (replace(sample, path=other),)
     chain = Chain(changed, small, AS_THEY_ARE, store, kept=(0,))
     with pytest.raises(DataError, match="changed since it was checked"):
         chain.values(np.array([0]), 0, 0)
@@ -238,26 +239,24 @@ def test_a_point_says_what_a_row_of_it_takes(small: Road) -> None:
 
 
 def test_pixels_are_decoded_once_and_then_read(
-    images: Images, small: Road, store: Store, tmp_path: Path
+    images: Samples, small: Road, store: Store, tmp_path: Path
 ) -> None:
     told = list(Chain(images, small, AS_THEY_ARE, store, kept=(0,)).fill(0))
     assert told == [(6, 6)]
-    gone = Images(
-        tuple(replace(s, path=tmp_path / "gone.png") for s in images.samples), images.targets
-    )
+    gone = tuple(replace(s, path=tmp_path / "gone.png") for s in images)
     read = Chain(gone, small, AS_THEY_ARE, store, kept=(0,)).values(ALL, 0, 0)
     spec = PixelSpec(SIZE, "bilinear")
-    expected = np.stack([pixels_of(sample.path, spec) for sample in images.samples])
+    expected = np.stack([pixels_of(sample.path, spec) for sample in images])
     assert np.array_equal(read.numpy(), expected)
 
 
-def _fill(images: Images, folder: Path) -> int:
+def _fill(images: Samples, folder: Path) -> int:
     chain = Chain(images, road_of("shufflenet_v2_x0_5"), AS_THEY_ARE, Store(folder, 10**9), (4,))
     return len(list(chain.fill(4)))
 
 
 def test_who_waits_for_another_that_fills_is_told_how_far_it_is(
-    images: Images, small: Road, store: Store, monkeypatch: pytest.MonkeyPatch
+    images: Samples, small: Road, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chains, "WAIT_SECONDS", 0.01)
     filling = Chain(images, small, AS_THEY_ARE, store, kept=(4,))
@@ -272,7 +271,7 @@ def test_who_waits_for_another_that_fills_is_told_how_far_it_is(
 
 
 def test_two_processes_that_fill_the_same_do_not_do_the_work_twice(
-    images: Images, small: Road, store: Store
+    images: Samples, small: Road, store: Store
 ) -> None:
     context = multiprocessing.get_context("spawn")
     with context.Pool(2) as pool:

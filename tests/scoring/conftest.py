@@ -10,7 +10,7 @@ from PIL import Image
 from sft_mlflow.sources import model_folder, network, weights
 from sft_mlflow.sources.model_folder import ModelConfig
 from sft_mlflow.sources.source_model import Architecture, Preprocessing
-from sft_mlflow.tasks.classification.predictor import Predictor
+from sft_mlflow.tasks.predictor import Predictor
 
 CLASSES = ("bird", "cat", "dog")
 

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,15 +17,22 @@ import pytest
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from sft_mlflow.data.pixels import PixelSpec, pixels_of
+from sft_mlflow.data.pixels import PixelSpec, shown
 from sft_mlflow.errors import OptionsError
 from sft_mlflow.scoring import score as module
-from sft_mlflow.scoring.figures import labelled_figures
 from sft_mlflow.scoring.inputs import find
-from sft_mlflow.scoring.score import BatchScored, ScoreEnded, ScoreEvent, ScoreStarted, score
+from sft_mlflow.scoring.score import (
+    BatchScored,
+    ScoreEnded,
+    ScoreEvent,
+    ScoreStarted,
+    read_scores,
+    score,
+)
 from sft_mlflow.sources.model_folder import ModelConfig
-from sft_mlflow.tasks.classification import metrics
-from sft_mlflow.tasks.classification.predictor import Predictor
+from sft_mlflow.tasks.base import Answer
+from sft_mlflow.tasks.classification import CLASSIFICATION, calibration, metrics
+from sft_mlflow.tasks.predictor import Predictor
 
 from .conftest import CLASSES, write_image
 
@@ -35,7 +42,7 @@ PROBABILITIES = [f"probability_{name}" for name in CLASSES]
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of one batch, so that 201 images make four."""
-    monkeypatch.setattr(module, "PART_ROWS", 64)
+    monkeypatch.setattr(module, "PART_IMAGES", 64)
 
 
 def events(
@@ -51,10 +58,20 @@ class Counting:
     def __init__(self, predictor: Predictor, config: ModelConfig | None = None) -> None:
         self._predictor, self.asked = predictor, 0
         self.config = config or predictor.config
+        self.task, self.frame = predictor.task, predictor.frame
 
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def answers(self, pixels: NDArray[np.uint8], sizes: Sequence[tuple[int, int]]) -> list[Answer]:
         self.asked += len(pixels)
-        return self._predictor.probabilities(pixels)
+        return self._predictor.answers(pixels, sizes)
+
+
+def probabilities_of(predictor: Predictor, paths: Sequence[Path]) -> NDArray[np.float64]:
+    pixels, sizes = zip(*(shown(path, PixelSpec(32, "bilinear")) for path in paths), strict=True)
+    return calibration.softmax(np.stack(predictor.answers(np.stack(pixels), sizes)))
+
+
+def figures_of(output: Path) -> tuple[int, int, dict[str, float]] | None:
+    return CLASSIFICATION.judging.of_scores(read_scores(output), CLASSES)
 
 
 def test_each_image_is_a_row_with_the_models_answer(
@@ -69,9 +86,7 @@ def test_each_image_is_a_row_with_the_models_answer(
     assert frame["label"].tolist() == [Path(path).parent.name for path in frame["path"]]
     assert set(frame["model_version"]) == {"animals/3"}
     assert frame["error"].isna().all()
-    alone = predictor.probabilities(
-        np.stack([pixels_of(Path(frame["path"][200]), PixelSpec(32, "bilinear"))])
-    )
+    alone = probabilities_of(predictor, [Path(frame["path"][200])])
     assert frame.loc[200, PROBABILITIES].tolist() == alone[0].tolist()
     assert frame["prediction"].tolist() == [
         CLASSES[i] for i in frame[PROBABILITIES].to_numpy().argmax(axis=1)
@@ -230,21 +245,18 @@ def test_figures_of_the_output_are_those_of_the_models_answers(
     predictor: Predictor, animals: Path, tmp_path: Path
 ) -> None:
     list(events(predictor, animals, tmp_path / "out"))
-    figures = labelled_figures(tmp_path / "out", CLASSES)
+    figures = figures_of(tmp_path / "out")
     paths = sorted(animals.rglob("*.png"))
-    spec = PixelSpec(32, "bilinear")
-    probabilities = predictor.probabilities(np.stack([pixels_of(path, spec) for path in paths]))
+    probabilities = probabilities_of(predictor, paths)
     targets = np.array([CLASSES.index(path.parent.name) for path in paths])
     assert figures is not None
-    expected = metrics.summary(probabilities, targets)
-    assert (figures.accuracy, figures.macro_f1, figures.ece) == tuple(expected.values())
-    assert (figures.images, figures.unknown) == (201, 0)
+    assert figures == (201, 0, metrics.summary(probabilities, targets))
 
 
 def test_an_output_without_labels_has_no_figures(predictor: Predictor, tmp_path: Path) -> None:
     write_image(tmp_path / "in" / "a.png", 0)
     list(events(predictor, tmp_path / "in", tmp_path / "out.parquet"))
-    assert labelled_figures(tmp_path / "out.parquet", CLASSES) is None
+    assert figures_of(tmp_path / "out.parquet") is None
 
 
 def test_a_killed_process_loses_only_the_part_under_way(
@@ -256,8 +268,8 @@ def test_a_killed_process_loses_only_the_part_under_way(
         from pathlib import Path
         from sft_mlflow.scoring import score as module
         from sft_mlflow.scoring.inputs import find
-        from sft_mlflow.tasks.classification.predictor import Predictor
-        module.PART_ROWS = 64
+        from sft_mlflow.tasks.predictor import Predictor
+        module.PART_IMAGES = 64
         predictor = Predictor.load(Path({str(predictor_folder)!r}))
         inputs = find({str(animals)!r}, classes=predictor.config.classes)
         output = Path({str(tmp_path / "out.parquet")!r})

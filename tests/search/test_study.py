@@ -45,16 +45,10 @@ def make_material(
         material = Material("classification", manifest, folder, cpu, {}, store, reuse=True)
         prepare(
             material,
-            SOURCE,
+            RECIPE,
             image_size=32,
-            shorter_side=40,
             augmentation="none",
             precision="float32",
-            epochs=2,
-            batch_size=16,
-            class_weights=None,
-            metric="accuracy",
-            with_probe=True,
             progress=lambda done, total: None,
         )
         return material

@@ -30,9 +30,7 @@ class Projections(nn.Module):
 def with_maps(uri: str, strides: tuple[int, ...] = STRIDES) -> StagedNetwork:
     source = resolve(uri)
     torch.manual_seed(0)
-    return network_with_maps(
-        architectures.build(source.architecture), source.preprocessing.size, strides, Projections
-    )
+    return network_with_maps(architectures.build(source.architecture), strides, Projections)
 
 
 @pytest.mark.parametrize(

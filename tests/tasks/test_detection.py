@@ -13,8 +13,9 @@ from pycocotools.cocoeval import COCOeval
 from sft_mlflow.sources import architectures
 from sft_mlflow.sources.feature_maps import network_with_maps
 from sft_mlflow.sources.uri import resolve
+from sft_mlflow.tasks.detection.boxes import Boxes
 from sft_mlflow.tasks.detection.head import FcosOverPyramid, Objects
-from sft_mlflow.tasks.detection.metrics import Boxes, average_precision
+from sft_mlflow.tasks.detection.metrics import average_precision
 
 CLASSES = ("cat", "dog", "never")
 
@@ -98,7 +99,7 @@ def test_the_head_learns_to_find_a_bright_square_and_says_what_it_is() -> None:
     source = resolve("embedded://efficientnet_lite0")
     model = architectures.build(source.architecture)
     architectures.load(model, source.state_dict, source.uri)
-    network = network_with_maps(model, 224, (8, 16, 32), lambda maps: FcosOverPyramid(maps, 2, 32))
+    network = network_with_maps(model, (8, 16, 32), lambda maps: FcosOverPyramid(maps, 2, 32))
     network.freeze(0)
     canvas = (96, 128)
     images = torch.rand(4, 3, *canvas) * 0.2 - 0.5

@@ -71,16 +71,15 @@ def test_figures_of_each_class_are_those_of_scikit_learns_report() -> None:
     )
     for figures in metrics.per_class(probabilities, targets, CLASSES):
         expected = report[figures.name]
-        assert figures.precision == pytest.approx(expected["precision"])
-        assert figures.recall == pytest.approx(expected["recall"])
-        assert figures.f1 == pytest.approx(expected["f1-score"])
-        assert figures.support == expected["support"]
+        wanted = (expected["precision"], expected["recall"], expected["f1-score"])
+        assert figures.values == pytest.approx(wanted)
+        assert figures.count == expected["support"]
 
 
 def test_a_class_that_never_occurs_has_zeros_and_a_row_in_the_confusion() -> None:
     probabilities, targets = np.eye(3)[[0, 1, 1]], np.array([0, 1, 0])
     absent = metrics.per_class(probabilities, targets, ("a", "b", "c"))[2]
-    assert (absent.precision, absent.recall, absent.f1, absent.support) == (0, 0, 0, 0)
+    assert (absent.values, absent.count) == ((0, 0, 0), 0)
     confusion = metrics.confusion(probabilities, targets, ("a", "b", "c"))
     assert confusion.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
 

@@ -50,7 +50,7 @@ def test_the_head_learns_where_things_are() -> None:
     source = resolve("embedded://efficientnet_lite0")
     model = architectures.build(source.architecture)
     architectures.load(model, source.state_dict, source.uri)
-    network = network_with_maps(model, 224, (8, 16, 32), lambda maps: SemanticFpn(maps, 2, 32))
+    network = network_with_maps(model, (8, 16, 32), lambda maps: SemanticFpn(maps, 2, 32))
     network.freeze(0)
     images = torch.rand(4, 3, 64, 96) * 0.3
     images[:, 2, :, 48:] += 1

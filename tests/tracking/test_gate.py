@@ -1,27 +1,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sft_mlflow.tracking.gate import Answers, Gate, Verdict, compare, judge
+from sft_mlflow.data.manifest import Sample
+from sft_mlflow.data.pixels import PixelSpec
+from sft_mlflow.tasks.base import Frame
+from sft_mlflow.tasks.classification import CLASSIFICATION
+from sft_mlflow.tracking import gate as module
+from sft_mlflow.tracking.gate import Contestant, Gate, Verdict
 
 CLASSES = ("cat", "dog")
+PIXELS = PixelSpec(32, "bilinear")
 
 
-def answers(said: Sequence[str], classes: tuple[str, ...] = CLASSES) -> Answers:
-    probabilities = np.full((len(said), len(classes)), 0.01)
+def answers(said: Sequence[str], classes: tuple[str, ...] = CLASSES) -> Contestant:
+    logits = np.zeros((len(said), len(classes)))
     for row, name in enumerate(said):
-        probabilities[row, classes.index(name)] = 0.99
-    return Answers(classes, probabilities)
+        logits[row, classes.index(name)] = 5.0
+    return Contestant(Frame(classes, PIXELS), logits)
+
+
+def samples_of(labels: Sequence[str]) -> list[Sample]:
+    return [Sample(Path(f"/{n}.png"), label, str(n), "test") for n, label in enumerate(labels)]
+
+
+def judge(
+    gate: Gate, labels: Sequence[str], challenger: Contestant, champion: Contestant | None
+) -> Verdict:
+    return module.judge(gate, CLASSIFICATION.judging, samples_of(labels), challenger, champion)
 
 
 def names(verdict: Verdict) -> list[str]:
     return [condition.name for condition in verdict.failed]
 
 
-def wrong_on(labels: Sequence[str], rows: Sequence[int]) -> Answers:
+def wrong_on(labels: Sequence[str], rows: Sequence[int]) -> Contestant:
     flip = {"cat": "dog", "dog": "cat"}
     return answers([flip[n] if i in set(rows) else n for i, n in enumerate(labels)])
 
@@ -63,7 +80,13 @@ def test_a_minimum_gain_is_met_exactly() -> None:
 
 def test_the_paired_test_is_mcnemars_exact_one() -> None:
     # 5 images against 1: (6 + 1) / 2**6 of the coin's tosses are as extreme.
-    comparison = compare(np.array(LABELS), wrong_on(LABELS, [9]), wrong_on(LABELS, range(5)))
+    comparison = module.compare(
+        CLASSIFICATION.judging,
+        "accuracy",
+        samples_of(LABELS),
+        wrong_on(LABELS, [9]),
+        wrong_on(LABELS, range(5)),
+    )
     assert (comparison.only_challenger, comparison.only_champion) == (5, 1)
     assert comparison.p_better == pytest.approx(7 / 64)
     assert comparison.p_worse == pytest.approx(63 / 64)
@@ -117,7 +140,7 @@ def test_new_classes_count_for_the_minimum_and_not_for_the_comparison() -> None:
     assert verdict.challenger.images == 110
     assert verdict.comparison is not None
     assert verdict.comparison.champion.images == 100
-    assert verdict.comparison.champion.accuracy == 1.0
+    assert verdict.comparison.champion.values["accuracy"] == 1.0
 
 
 def test_a_challenger_that_lost_a_class_is_refused() -> None:

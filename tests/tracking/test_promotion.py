@@ -99,7 +99,7 @@ def test_a_better_challenger_takes_the_place_and_the_old_one_stays_as_previous(
     assert decision.verdict is not None
     assert decision.verdict.comparison is not None
     # The other takes two of three classes for each other.
-    assert decision.verdict.comparison.challenger.accuracy == 1.0
+    assert decision.verdict.comparison.challenger.values["accuracy"] == 1.0
     assert {c.name: c.champion for c in decision.verdict.comparison.classes} == {
         "blue": 1.0,
         "green": 0.0,

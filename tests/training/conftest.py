@@ -17,12 +17,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from sft_mlflow.data.manifest import Sample
-from sft_mlflow.reuse.chain import Chain, Images, Road, Views
+from sft_mlflow.reuse.chain import Chain, Road, Views
 from sft_mlflow.reuse.store import Store
 from sft_mlflow.sources.network import StagedNetwork, network_from
 from sft_mlflow.sources.source_model import Preprocessing
 from sft_mlflow.sources.uri import resolve
-from sft_mlflow.tasks import TASKS
+from sft_mlflow.tasks.base import Frame
+from sft_mlflow.tasks.classification import CLASSIFICATION
+from sft_mlflow.tasks.classification.judging import figures_of
 from sft_mlflow.training.batches import ChainBatches
 from sft_mlflow.training.checkpoints import Checkpoints
 from sft_mlflow.training.events import FitEnded, FitEvent
@@ -35,6 +37,7 @@ from tests.recipes import RECIPE
 CPU = torch.device("cpu")
 CLASSES = ("0", "1", "2")
 PREPROCESSING = Preprocessing(32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+FRAME = Frame(CLASSES, PREPROCESSING.pixels)
 FLOAT32 = Arithmetic("float32", "cpu")
 
 
@@ -56,7 +59,7 @@ class Side:
     folder: Path
 
     @cached_property
-    def images(self) -> Images:
+    def samples(self) -> tuple[Sample, ...]:
         samples = []
         for pixels, target in zip(self.pixels, self.targets, strict=True):
             content = io.BytesIO()
@@ -65,7 +68,7 @@ class Side:
             path = self.folder / f"{digest}.png"
             path.write_bytes(content.getvalue())
             samples.append(Sample(path, str(target), digest, "train"))
-        return Images(tuple(samples), self.targets)
+        return tuple(samples)
 
     def only(self, rows: NDArray[np.intp] | slice) -> Side:
         return Side(self.pixels[rows], self.targets[rows], self.folder)
@@ -86,11 +89,13 @@ class Digits:
         def chain(side: Side, precision: Precision) -> Chain:
             # Nothing but pixels is kept: networks of tests have other weights each.
             road = Road(whole, "", PREPROCESSING, Arithmetic(precision, "cpu"), CPU)
-            return Chain(side.images, road, views, store, kept=(0,))
+            return Chain(side.samples, road, views, store, kept=(0,))
 
         return ChainBatches(
             train=chain(self.train, recipe.precision),
             valid=chain(self.valid, "float32"),
+            learning=CLASSIFICATION.learning,
+            frame=FRAME,
             point=point,
             views=recipe.view_numbers,
             batch_size=recipe.batch_size,
@@ -150,7 +155,7 @@ class Fitted:
 
     events: list[FitEvent]
     ended: FitEnded
-    outputs: NDArray[np.float32]
+    evidence: NDArray[np.float32]
     weights: dict[str, torch.Tensor]
 
 
@@ -174,8 +179,8 @@ def run(
             network,
             recipe,
             data.batches(recipe, network),
-            TASKS["classification"],
-            CLASSES,
+            CLASSIFICATION,
+            FRAME,
             Checkpoints(target, every_seconds=0),
             Arithmetic(recipe.precision, "cpu"),
             CPU,
@@ -187,7 +192,7 @@ def run(
                 event = generator.send(answer)
             except StopIteration as end:
                 weights = {k: v.clone() for k, v in network.model.state_dict().items()}
-                return Fitted(events, end.value.ended, end.value.outputs, weights)
+                return Fitted(events, end.value.ended, end.value.evidence, weights)
             events.append(event)
             answer = stop(event)
 
@@ -209,10 +214,4 @@ def train_features(digits: Digits, settled: dict[str, torch.Tensor]) -> tuple[Fe
 
 @pytest.fixture(scope="session")
 def probe(train_features: tuple[Features, Features]) -> Probe:
-    def evaluate(
-        outputs: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
-        targets: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
-    ) -> dict[str, float]:
-        return TASKS["classification"].evaluate(outputs, targets, CLASSES)
-
-    return fit_probe(*train_features, len(CLASSES), None, evaluate, "accuracy")
+    return fit_probe(*train_features, len(CLASSES), None, figures_of, "accuracy")

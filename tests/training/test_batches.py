@@ -44,8 +44,8 @@ def test_validation_shows_all_images_in_order_as_they_are(digits: Digits) -> Non
     batches = digits.batches(replace(RECIPE, augmentation="natural"))
     shown = torch.cat([pixels_of(batch.values[0]) for batch in batches.validation()])
     assert np.array_equal(shown.numpy(), digits.valid.pixels)
-    targets = torch.cat([batch.targets for batch in batches.validation()])
-    assert np.array_equal(targets.numpy(), digits.valid.targets)
+    samples = [sample for batch in batches.validation() for sample in batch.samples]
+    assert tuple(samples) == tuple(batches.judged) == digits.valid.samples
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import torch
 
 from sft_mlflow.errors import TrialError
 from sft_mlflow.sources.network import StagedNetwork
-from sft_mlflow.tasks import TASKS
+from sft_mlflow.tasks.classification import CLASSIFICATION
 from sft_mlflow.training.checkpoints import Checkpoints
 from sft_mlflow.training.events import EpochEnded, FitEvent, FitStarted, StepEnded
-from sft_mlflow.training.fit import fit, predict
+from sft_mlflow.training.fit import fit, judged
 from sft_mlflow.training.probe import Probe
 
-from .conftest import CLASSES, CPU, FLOAT32, RECIPE, Digits, Fitted
+from .conftest import CPU, FLOAT32, FRAME, RECIPE, Digits, Fitted
 
 Run = Callable[..., Fitted]
 NewNetwork = Callable[[], StagedNetwork]
@@ -61,9 +61,9 @@ def test_training_learns_and_ends_with_its_best_epoch(
     assert fitted.ended.value == max(values)
     assert fitted.ended.best_epoch == values.index(max(values))
     batches = digits.batches(RECIPE)
-    outputs = predict(network.suffix(18), batches)
-    assert np.array_equal(outputs, fitted.outputs)
-    found = TASKS["classification"].evaluate(outputs, batches.truth, CLASSES)
+    outputs = judged(network.head, network.suffix(18), batches, CLASSIFICATION, FRAME)
+    assert np.array_equal(outputs, fitted.evidence)
+    found = CLASSIFICATION.judging.evaluate(outputs, batches.judged, FRAME)
     assert found["accuracy"] == fitted.ended.value
     assert not any(module.training for module in network.model.modules())
 
@@ -90,7 +90,7 @@ def test_only_the_trained_stages_change(
 
 def test_the_probe_alone_takes_no_step(run: Run, new_network: NewNetwork, probe: Probe) -> None:
     network = new_network()
-    probe.copy_into(network.head)
+    probe.as_start().copy_into(network.head)
     before = {name: tensor.clone() for name, tensor in network.model.state_dict().items()}
     fitted = run(network=network, depth=0, head_start="probe", lr=None)
     assert [type(event) for event in fitted.events] == [FitStarted, EpochEnded]
@@ -108,8 +108,8 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(
         network,
         recipe,
         digits.batches(recipe, network),
-        TASKS["classification"],
-        CLASSES,
+        CLASSIFICATION,
+        FRAME,
         Checkpoints(tmp_path / "again", every_seconds=0),
         FLOAT32,
         CPU,
@@ -219,9 +219,9 @@ def test_a_stopped_fit_keeps_the_best_of_its_whole_epochs(
     assert fitted.ended.reason == "stopped"
     assert fitted.ended.value == max(epoch.value for epoch in epochs_of(fitted))
     batches = digits.batches(RECIPE)
-    outputs = predict(network.suffix(18), batches)
-    assert np.array_equal(outputs, fitted.outputs)
-    found = TASKS["classification"].evaluate(outputs, batches.truth, CLASSES)
+    outputs = judged(network.head, network.suffix(18), batches, CLASSIFICATION, FRAME)
+    assert np.array_equal(outputs, fitted.evidence)
+    found = CLASSIFICATION.judging.evaluate(outputs, batches.judged, FRAME)
     assert found["accuracy"] == fitted.ended.value
     # Only at the start is there nothing yet to stop after.
     later = [event for event in fitted.events if last(event)]

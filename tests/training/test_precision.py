@@ -25,7 +25,7 @@ def test_the_faster_precision_is_measured_and_leaves_the_model_as_it_was() -> No
     network = bare_network(Architecture("torchvision", "shufflenet_v2_x0_5"), 3)
     network.freeze(network.full_depth)
     before = {name: tensor.clone() for name, tensor in network.model.state_dict().items()}
-    found = faster_precision(network.model, 32, 4, torch.device("cpu"))
+    found = faster_precision(network.model, (32, 32), 4, torch.device("cpu"))
     assert found in get_args(Precision)
     after = network.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,18 +14,15 @@ from sklearn.preprocessing import StandardScaler
 
 from sft_mlflow.errors import DataError
 from sft_mlflow.sources.network import StagedNetwork
-from sft_mlflow.tasks import TASKS
-from sft_mlflow.training.fit import predict
+from sft_mlflow.tasks.classification import CLASSIFICATION
+from sft_mlflow.tasks.classification.judging import figures_of
+from sft_mlflow.training.fit import judged
+from sft_mlflow.training.head_start import HeadStart
 from sft_mlflow.training.probe import ITERATIONS, STRENGTHS, Features, Probe, fit_probe
 
-from .conftest import RECIPE, Digits
+from .conftest import FRAME, RECIPE, Digits
 
 Both = tuple[Features, Features]
-
-
-def evaluate(outputs: NDArray[np.float32], targets: NDArray[np.int64]) -> Mapping[str, float]:
-    names = [str(i) for i in range(outputs.shape[1])]
-    return TASKS["classification"].evaluate(outputs, targets, names)
 
 
 def only(features: Features, *classes: int) -> Features:
@@ -55,7 +52,7 @@ def test_the_probe_is_the_best_of_scikit_learns_pipelines(
 ) -> None:
     train, valid = (only(side, *classes) for side in train_features)
     weights = (0.5, 1.0, 2.0)[: len(classes)] if weighted else None
-    probe = fit_probe(train, valid, len(classes), weights, evaluate, "accuracy")
+    probe = fit_probe(train, valid, len(classes), weights, figures_of, "accuracy")
     candidates = pipelines(train, dict(enumerate(weights)) if weights else None)
     expected = max(
         candidates,
@@ -68,19 +65,19 @@ def test_the_probe_is_the_best_of_scikit_learns_pipelines(
     probabilities = softmax(probe.outputs(valid))
     assert np.allclose(probabilities, expected.predict_proba(valid.values), atol=2e-3)
     assert np.array_equal(probabilities.argmax(1), expected.predict(valid.values))
-    assert evaluate(probe.outputs(train), train.targets)["accuracy"] > 0.9
+    assert figures_of(probe.outputs(train), train.targets)["accuracy"] > 0.9
 
 
 def test_the_head_with_the_probe_in_it_gives_the_probes_logits(
     probe: Probe, train_features: Both, new_network: Callable[[], StagedNetwork], digits: Digits
 ) -> None:
     network = new_network()
-    probe.copy_into(network.head)
+    probe.as_start().copy_into(network.head)
     batches = digits.batches(replace(RECIPE, depth=0), network)
-    outputs = predict(network.suffix(0), batches)
+    outputs = judged(network.head, network.suffix(0), batches, CLASSIFICATION, FRAME)
     assert np.allclose(outputs, probe.outputs(train_features[1]), rtol=1e-4, atol=1e-4)
     assert np.array_equal(probe.valid, probe.outputs(train_features[1]))
-    assert np.array_equal(batches.truth, digits.valid.targets)
+    assert batches.judged == digits.valid.samples
 
 
 @pytest.mark.parametrize("seen", [(0, 2), (1, 2), (0, 1)])
@@ -88,7 +85,7 @@ def test_a_class_without_training_images_is_never_the_answer(
     seen: tuple[int, ...], train_features: Both
 ) -> None:
     train, valid = train_features
-    probe = fit_probe(only(train, *seen), valid, 3, (1.0, 1.0, 1.0), evaluate, "accuracy")
+    probe = fit_probe(only(train, *seen), valid, 3, (1.0, 1.0, 1.0), figures_of, "accuracy")
     assert set(probe.outputs(train).argmax(1)) == set(seen)
     assert set(probe.outputs(valid).argmax(1)) <= set(seen)
 
@@ -97,16 +94,16 @@ def test_one_of_four_classes_without_training_images_is_never_the_answer(
     train_features: Both,
 ) -> None:
     train, valid = train_features
-    probe = fit_probe(train, valid, 4, None, evaluate, "macro_f1")
+    probe = fit_probe(train, valid, 4, None, figures_of, "macro_f1")
     assert 3 not in probe.outputs(valid).argmax(1)
-    three = fit_probe(train, valid, 3, None, evaluate, "macro_f1")
+    three = fit_probe(train, valid, 3, None, figures_of, "macro_f1")
     assert np.array_equal(probe.outputs(valid).argmax(1), three.outputs(valid).argmax(1))
 
 
 def test_training_images_of_one_class_alone_are_refused(train_features: Both) -> None:
     train, valid = train_features
     with pytest.raises(DataError, match="one class only"):
-        fit_probe(only(train, 1), valid, 3, None, evaluate, "accuracy")
+        fit_probe(only(train, 1), valid, 3, None, figures_of, "accuracy")
 
 
 def test_a_feature_that_never_changes_does_no_harm(train_features: Both) -> None:
@@ -116,17 +113,19 @@ def test_a_feature_that_never_changes_does_no_harm(train_features: Both) -> None
         constant = np.full((len(side.values), 1), 7, np.float32)
         return Features(np.concatenate([side.values, constant], axis=1), side.targets)
 
-    probe = fit_probe(with_constant(train), with_constant(valid), 3, None, evaluate, "accuracy")
+    probe = fit_probe(with_constant(train), with_constant(valid), 3, None, figures_of, "accuracy")
     outputs = probe.outputs(with_constant(valid))
     assert np.isfinite(outputs).all()
-    without = fit_probe(train, valid, 3, None, evaluate, "accuracy")
+    without = fit_probe(train, valid, 3, None, figures_of, "accuracy")
     assert np.allclose(softmax(outputs), softmax(without.outputs(valid)), atol=1e-2)
 
 
 def test_a_probe_comes_back_from_its_file_and_into_a_head(probe: Probe, tmp_path: Path) -> None:
-    probe.save(tmp_path / "probe.safetensors")
-    loaded = Probe.load(tmp_path / "probe.safetensors")
+    probe.as_start().save(tmp_path / "probe.safetensors")
+    loaded = HeadStart.load(tmp_path / "probe.safetensors")
     head = torch.nn.Linear(*probe.weight.T.shape)
     loaded.copy_into(head)
     assert np.array_equal(head.weight.detach().numpy(), probe.weight)
     assert np.array_equal(head.bias.detach().numpy(), probe.bias)
+    assert loaded.evidence is not None
+    assert np.array_equal(loaded.evidence, probe.valid)

@@ -16,12 +16,12 @@ from sft_mlflow.reuse.chain import Road
 from sft_mlflow.reuse.planner import Choice
 from sft_mlflow.reuse.store import Store
 from sft_mlflow.sources.model_folder import read_config, read_weights
-from sft_mlflow.tasks.classification.predictor import Predictor
+from sft_mlflow.tasks.predictor import Predictor
 from sft_mlflow.training.checkpoints import NAME
 from sft_mlflow.training.events import FitEnded, RoadChosen, StoreFilled
 from sft_mlflow.training.probe import Probe
 from sft_mlflow.training.recipe import Recipe
-from sft_mlflow.training.trial import MODEL, VALIDATION_OUTPUTS, Material, run_trial
+from sft_mlflow.training.trial import EVIDENCE, MODEL, Material, run_trial
 
 from .conftest import RECIPE, Digits, Side
 
@@ -37,7 +37,10 @@ def material_of(digits: Digits, folder: Path, trained: tuple[str, ...]) -> Mater
                 Image.fromarray(pixels).save(path)
                 samples.append(Sample(path, str(target), "", split))
     facts = scan([sample.path for sample in samples])
-    digested = (replace(s, digest=f.digest) for s, f in zip(samples, facts, strict=True))
+    digested = (
+        replace(s, digest=f.digest, width=f.width, height=f.height)
+        for s, f in zip(samples, facts, strict=True)
+    )
     manifest = Manifest("digits", str(folder), tuple(digested), ("0", "1", "2"))
     cpu = torch.device("cpu")
     store = Store(folder / "store", budget_bytes=10**9)
@@ -65,14 +68,16 @@ def test_a_trial_ends_in_a_model_that_answers_as_its_validation_did(
 ) -> None:
     _, ended = trial(material, tmp_path, depth=depth)
     predictor = Predictor.load(tmp_path / MODEL)
-    outputs = np.load(tmp_path / VALIDATION_OUTPUTS)
-    logits = predictor.logits(digits.valid.pixels)
+    outputs = np.load(tmp_path / EVIDENCE)
+    sizes = [(32, 32)] * len(digits.valid.pixels)
+    answers = predictor.answers(digits.valid.pixels, sizes)
+    logits = np.stack(answers) * predictor.config.temperature
     assert np.allclose(logits, outputs, rtol=1e-4, atol=1e-4)
     assert (logits.argmax(1) == digits.valid.targets).mean() == pytest.approx(ended.value)
     assert predictor.config.classes == ("0", "1", "2")
     assert predictor.config.preprocessing.size == 32
     # The checkpoint stays until the study knows that the trial is over.
-    assert {path.name for path in tmp_path.iterdir()} == {MODEL, VALIDATION_OUTPUTS, NAME}
+    assert {path.name for path in tmp_path.iterdir()} == {MODEL, EVIDENCE, NAME}
 
 
 def test_the_probe_as_a_trial_is_the_source_to_the_bit_with_the_probe_as_its_head(
@@ -84,10 +89,10 @@ def test_the_probe_as_a_trial_is_the_source_to_the_bit_with_the_probe_as_its_hea
         bias=np.zeros(3, dtype=np.float32),
         valid=generator.normal(size=(len(material.manifest.side("valid")), 3)).astype(np.float32),
     )
-    probe.save(material.probe_path(RECIPE.source, 32))
+    probe.as_start().save(material.probe_path(RECIPE.source, 32))
     trial(material, tmp_path, depth=0, lr=None, head_start="probe")
     # What the probe makes of the validation side is known, and not computed again.
-    assert np.array_equal(np.load(tmp_path / VALIDATION_OUTPUTS), probe.valid)
+    assert np.array_equal(np.load(tmp_path / EVIDENCE), probe.valid)
     found = read_weights(tmp_path / MODEL, read_config(tmp_path / MODEL))
     source = material.source(RECIPE.source).state_dict
     body = [name for name in source if not name.startswith("fc.")]
@@ -112,7 +117,9 @@ def test_a_class_without_training_images_does_not_stop_a_trial(
     folder.mkdir()
     few = material_of(digits, folder, ("0", "2"))
     trial(few, tmp_path / "trial", depth=9, class_weights=(1.0, 2.0, 1.0))
-    assert Predictor.load(tmp_path / "trial" / MODEL).logits(digits.valid.pixels).shape == (48, 3)
+    predictor = Predictor.load(tmp_path / "trial" / MODEL)
+    answers = predictor.answers(digits.valid.pixels, [(32, 32)] * 48)
+    assert np.stack(answers).shape == (48, 3)
 
 
 def test_a_trial_that_reads_activations_learns_what_one_that_computes_them_learns(
@@ -128,9 +135,7 @@ def test_a_trial_that_reads_activations_learns_what_one_that_computes_them_learn
     assert [e for e in events if isinstance(e, StoreFilled)]
     again = list(run_trial(material, replace(RECIPE, epochs=1, depth=9), tmp_path / "again"))
     assert not [e for e in again if isinstance(e, StoreFilled)]
-    live, *others = (
-        np.load(tmp_path / name / VALIDATION_OUTPUTS) for name in ("live", "stored", "again")
-    )
+    live, *others = (np.load(tmp_path / name / EVIDENCE) for name in ("live", "stored", "again"))
     for stored in others:
         assert np.allclose(stored, live, rtol=1e-3, atol=1e-3)
 
@@ -161,5 +166,5 @@ def test_a_trial_reads_the_views_that_an_earlier_one_has_kept(
     run.clear()
     list(run_trial(material, recipe, tmp_path / "second"))
     assert not run
-    first, second = (np.load(tmp_path / name / VALIDATION_OUTPUTS) for name in ("first", "second"))
+    first, second = (np.load(tmp_path / name / EVIDENCE) for name in ("first", "second"))
     assert np.allclose(first, second, rtol=1e-3, atol=1e-3)

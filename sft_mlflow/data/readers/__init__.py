@@ -21,7 +21,7 @@ from sft_mlflow.data.readers.listing import Entry, Listing
 from sft_mlflow.data.truth import TaskName, classes_in
 from sft_mlflow.errors import DataError, OptionsError
 
-__all__ = ["READERS", "Entry", "Listing", "Reader", "read"]
+__all__ = ["READERS", "Entry", "Listing", "Reader", "read", "task_for"]
 
 
 class Reader(Protocol):
@@ -64,6 +64,18 @@ def read(
     Raises OptionsError for a URI that is nothing known or nothing for that task, DataError for one
     that holds no images or a single class.
     """
+    reader, what = _reader(uri, task)
+    listing = reader.read(uri, cache=cache, task=what, ignored=ignored)
+    _check_classes(listing)
+    return listing
+
+
+def task_for(uri: str, task: TaskName | None = None) -> TaskName:
+    """What `read` would read the source for. Raises OptionsError as it does."""
+    return _reader(uri, task)[1]
+
+
+def _reader(uri: str, task: TaskName | None) -> tuple[Reader, TaskName]:
     possible: dict[TaskName, None] = {}
     for reader in READERS:
         tasks = reader.tasks(uri)
@@ -71,9 +83,7 @@ def read(
         if not tasks or (reader is folder and possible):
             continue
         if task in (None, *tasks):
-            listing = reader.read(uri, cache=cache, task=task or tasks[0], ignored=ignored)
-            _check_classes(listing)
-            return listing
+            return reader, task or tasks[0]
         possible |= dict.fromkeys(tasks)
     if possible:
         raise OptionsError(

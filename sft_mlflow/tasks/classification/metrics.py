@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
+from sft_mlflow.tasks.figures import Bin, ClassRow
+
 Probabilities = NDArray[np.float64]
 Targets = NDArray[np.int64]
 BINS = 15
-
-
-@dataclass(frozen=True)
-class ClassFigures:
-    """How one class fares: each of precision, recall and f1 in [0, 1], support in images."""
-
-    name: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
-
-
-@dataclass(frozen=True)
-class Bin:
-    """One bar of the reliability diagram: mean confidence and accuracy of `count` images."""
-
-    low: float
-    high: float
-    confidence: float
-    accuracy: float
-    count: int
 
 
 def summary(probabilities: Probabilities, targets: Targets) -> dict[str, float]:
@@ -112,13 +91,13 @@ def _calibration_error(bins: tuple[Bin, ...]) -> float:
 
 def per_class(
     probabilities: Probabilities, targets: Targets, classes: Sequence[str]
-) -> tuple[ClassFigures, ...]:
-    """Precision, recall, F1 and support of every class, in the order of `classes`."""
+) -> tuple[ClassRow, ...]:
+    """Precision, recall and F1 of every class, in the order of `classes`, and its images."""
     columns = precision_recall_fscore_support(
         targets, probabilities.argmax(axis=1), labels=range(len(classes)), zero_division=0
     )
     return tuple(
-        ClassFigures(name, float(p), float(r), float(f), int(n))
+        ClassRow(name, int(n), (float(p), float(r), float(f)))
         for name, p, r, f, n in zip(classes, *columns, strict=True)
     )
 

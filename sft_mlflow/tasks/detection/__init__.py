@@ -1,1 +1,15 @@
-"""Object detection: boxes around objects, each with a class."""
+"""Object detection: boxes around objects, each with a class.
+
+Outputs are the head's, a dict of (B, places, …), targets `Scenes` on the canvas. An answer are the
+`Boxes` of an image in its own pixels; evidence are rows (M, 7) float64 of all boxes found: number
+of the image, xmin, ymin, xmax, ymax, class index, score.
+"""
+
+from __future__ import annotations
+
+from sft_mlflow.tasks.base import Task
+from sft_mlflow.tasks.detection.answering import BoxAnswering
+from sft_mlflow.tasks.detection.judging import BoxJudging
+from sft_mlflow.tasks.detection.learning import BoxLearning
+
+DETECTION = Task("detection", BoxLearning(), BoxJudging(), BoxAnswering())

@@ -16,6 +16,9 @@ from torchvision.ops import FeaturePyramidNetwork
 # Of the pyramid; a quarter of the usual, for bodies of few channels and for CPUs.
 WIDTH = 64
 CONVOLUTIONS = 2
+# Average precision counts what is found with little certainty too; people and programs choose
+# their own threshold of what they are shown.
+LEAST_SCORE = 0.05
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class FcosOverPyramid(nn.Module):
             classes,
             anchor_generator=anchors,
             head=FCOSHead(width, 1, classes, num_convs=CONVOLUTIONS),
+            score_thresh=LEAST_SCORE,
         )
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
-from numpy.typing import NDArray
+
+from sft_mlflow.tasks.detection.boxes import Boxes
+from sft_mlflow.tasks.figures import Curve
 
 
 @dataclass(frozen=True, eq=False)
-class Boxes:
-    """Boxes (N, 4) of one image as xyxy in its own pixels, class indices (N,), scores (N,).
-
-    Of true boxes all scores are 1.
-    """
-
-    boxes: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    scores: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
 class Precision:
     """COCO's averages over IoU 0.50 to 0.95, at 0.50 and 0.75, and by size; nan without objects.
 
-    per_class: `map` of each class that has objects.
+    per_class, per_class_50: `map` and `map_50` of each class that has objects; curves: precision
+    over recall at 0.50 of each of them.
     """
 
     map: float
@@ -38,7 +29,9 @@ class Precision:
     map_small: float
     map_medium: float
     map_large: float
-    per_class: dict[str, float]
+    per_class: Mapping[str, float]
+    per_class_50: Mapping[str, float]
+    curves: tuple[Curve, ...] = ()
 
 
 def average_precision(
@@ -61,7 +54,7 @@ def average_precision(
     if not answers or not true_boxes:
         known = {classes[box["category_id"]]: 0.0 for box in true_boxes}
         nothing = 0.0 if true_boxes else float("nan")
-        return Precision(nothing, nothing, nothing, nothing, nothing, nothing, known)
+        return Precision(nothing, nothing, nothing, nothing, nothing, nothing, known, known)
     # It prints what it does.
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(reference)
@@ -75,12 +68,19 @@ def average_precision(
     )
     # (IoU thresholds, recalls, classes, areas, most boxes)
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    by_class = {
-        name: float(precision[:, :, number].mean())
-        for number, name in enumerate(classes)
-        if (precision[:, :, number] > -1).all()
-    }
-    return Precision(at_all, at_50, at_75, small, medium, large, by_class)
+    counted = {n: name for n, name in enumerate(classes) if (precision[:, :, n] > -1).all()}
+    recall = np.linspace(0, 1, precision.shape[1])
+    return Precision(
+        at_all,
+        at_50,
+        at_75,
+        small,
+        medium,
+        large,
+        per_class={name: float(precision[:, :, n].mean()) for n, name in counted.items()},
+        per_class_50={name: float(precision[0, :, n].mean()) for n, name in counted.items()},
+        curves=tuple(Curve(name, recall, precision[0, :, n]) for n, name in counted.items()),
+    )
 
 
 def _annotations(images: Sequence[Boxes]) -> list[dict[str, Any]]:

@@ -1,1 +1,16 @@
-"""Semantic segmentation: a class for each pixel."""
+"""Semantic segmentation: a class for each pixel.
+
+Outputs are logits (B, classes, h, w) at the finest stride, targets class indices (B, H, W) uint8 on
+the canvas, IGNORED where a pixel counts for nothing. An answer are the class indices (H, W) uint8
+of an image in its own pixels; evidence are counts of pixels by true and predicted class
+(N, classes, classes).
+"""
+
+from __future__ import annotations
+
+from sft_mlflow.tasks.base import Task
+from sft_mlflow.tasks.segmentation.answering import MaskAnswering
+from sft_mlflow.tasks.segmentation.judging import MaskJudging
+from sft_mlflow.tasks.segmentation.learning import MaskLearning
+
+SEGMENTATION = Task("segmentation", MaskLearning(), MaskJudging(), MaskAnswering())

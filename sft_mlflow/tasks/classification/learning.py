@@ -1,0 +1,86 @@
+"""How a network comes to name the class of an image."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sft_mlflow.data.manifest import IMBALANCED, Manifest, Sample, imbalance
+from sft_mlflow.sources import network
+from sft_mlflow.sources.heads import as_linear
+from sft_mlflow.sources.network import StagedNetwork
+from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
+from sft_mlflow.tasks.base import Frame, LossSettings, Moved
+from sft_mlflow.tasks.imbalance import weights
+
+# A picture is enlarged at most this much: beyond, a network computes on invented pixels.
+ENLARGEMENT = 4
+SMALLEST, STEP = 64, 32
+
+
+class ClassLearning:
+    """A linear head on the pooled features, trained with cross entropy."""
+
+    is_linear = True
+    label_smoothing = 0.1
+
+    def preprocessing(
+        self, own: Preprocessing, samples: Sequence[Sample], size: int | None
+    ) -> Preprocessing:
+        """The centre square; by default at the source's own size.
+
+        But with no enlargement beyond four times, in multiples of 32 from 64.
+        """
+        if size is None:
+            shorter = statistics.median(min(sample.width, sample.height) for sample in samples)
+            enlarged = STEP * round(ENLARGEMENT * shorter / STEP)
+            size = min(own.size, max(SMALLEST, enlarged))
+        return replace(own, size=size, canvas=None)
+
+    def network(self, source: SourceModel, classes: int) -> StagedNetwork:
+        """The classifier with a linear layer for the new classes."""
+        staged = network.network_from(source, classes)
+        as_linear(staged.head).reset_parameters()
+        return staged
+
+    def bare_network(self, architecture: Architecture, classes: int) -> StagedNetwork:
+        """The same, its weights still to be loaded."""
+        return network.bare_network(architecture, classes)
+
+    def class_weights(self, manifest: Manifest) -> tuple[float, ...]:
+        """By the number of training images of each class."""
+        return weights(manifest.counts("train").values())
+
+    def are_imbalanced(self, counts: Mapping[str, int]) -> bool:
+        """Whether the largest class has three times the smallest."""
+        return imbalance(counts) >= IMBALANCED
+
+    def targets(self, samples: Sequence[Sample], frame: Frame, moved: Moved) -> Tensor:
+        """Class indices (B,) int64; moving an image keeps its class."""
+        del moved
+        return torch.from_numpy(indices(samples, frame.classes))
+
+    def loss(
+        self, head: nn.Module, outputs: Tensor, targets: Tensor, settings: LossSettings
+    ) -> Tensor:
+        """Cross entropy with the recipe's label smoothing and class weights."""
+        del head
+        return F.cross_entropy(
+            outputs.float(),
+            targets.to(outputs.device),
+            weight=settings.class_weights,
+            label_smoothing=settings.label_smoothing,
+        )
+
+
+def indices(samples: Sequence[Sample], classes: Sequence[str]) -> NDArray[np.int64]:
+    """The class indices (N,) of the samples."""
+    index = {name: number for number, name in enumerate(classes)}
+    return np.array([index[sample.label] for sample in samples], np.int64)

@@ -1,0 +1,91 @@
+"""How boxes reach people and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sft_mlflow.data.canvas import boxes_in_picture, place
+from sft_mlflow.tasks import on_canvas
+from sft_mlflow.tasks.base import Frame
+from sft_mlflow.tasks.detection.boxes import Boxes
+from sft_mlflow.tasks.detection.head import FcosOverPyramid
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_BOX = [("label", pa.string()), ("score", pa.float64()), *((c, pa.float64()) for c in _CORNERS)]
+
+
+class BoxAnswering:
+    """An answer are the boxes found in an image, in its own pixels, by falling score."""
+
+    def answers(
+        self,
+        head: nn.Module,
+        outputs: Mapping[str, Tensor],
+        sizes: Sequence[tuple[int, int]],
+        frame: Frame,
+    ) -> list[Boxes]:
+        """After non-maximum suppression, cut off at the edges of the image."""
+        assert isinstance(head, FcosOverPyramid)
+        canvas = on_canvas.canvas_of(frame.pixels)
+        found = []
+        detected = head.detect(outputs, (canvas.height, canvas.width))
+        for one, (width, height) in zip(detected, sizes, strict=False):
+            at = place(canvas, width, height)
+            boxes = boxes_in_picture(one.boxes.double().cpu().numpy(), at)
+            # What was found on the padding alone has nothing left.
+            left = (boxes[:, 2:] > boxes[:, :2]).all(1)
+            found.append(
+                Boxes(
+                    boxes[left],
+                    one.labels.cpu().numpy()[left],
+                    one.scores.double().cpu().numpy()[left],
+                )
+            )
+        return found
+
+    def columns(self, classes: Sequence[str]) -> list[tuple[str, pa.DataType]]:
+        """`boxes`, how many the image has, and of each its class, score and corners in pixels."""
+        del classes
+        return [("boxes", pa.int64()), *_BOX]
+
+    def rows(
+        self, answers: Sequence[Boxes | None], labels: Sequence[str | None], frame: Frame
+    ) -> tuple[NDArray[np.intp], list[pa.Array]]:
+        """One row a box; one without a box for an image that has none, or cannot be read."""
+        del labels
+        of_images: list[int] = []
+        rows: list[dict[str, object]] = []
+        for number, answer in enumerate(answers):
+            count = None if answer is None else len(answer)
+            boxes = [] if answer is None else _rows(answer, frame.classes)
+            for box in boxes or [{}]:
+                of_images.append(number)
+                rows.append({"boxes": count, **box})
+        columns = self.columns(frame.classes)
+        return np.array(of_images, np.intp), [
+            pa.array([row.get(name) for row in rows], kind) for name, kind in columns
+        ]
+
+    def served_columns(self) -> list[tuple[str, pa.DataType]]:
+        """`boxes`: a list of them."""
+        return [("boxes", pa.list_(pa.struct(_BOX)))]
+
+    def served(self, answer: Boxes, frame: Frame) -> dict[str, object]:
+        """One row."""
+        return {"boxes": _rows(answer, frame.classes)}
+
+
+def _rows(found: Boxes, classes: Sequence[str]) -> list[dict[str, object]]:
+    return [
+        {
+            "label": classes[label],
+            "score": float(score),
+            **dict(zip(_CORNERS, map(float, box), strict=True)),
+        }
+        for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True)
+    ]

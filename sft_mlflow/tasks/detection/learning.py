@@ -1,0 +1,108 @@
+"""How a network comes to find objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torchvision import tv_tensors
+
+from sft_mlflow.data.canvas import Canvas, boxes_on_canvas, place
+from sft_mlflow.data.manifest import Manifest, Sample
+from sft_mlflow.sources.network import StagedNetwork
+from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
+from sft_mlflow.tasks import on_canvas
+from sft_mlflow.tasks.base import Frame, LossSettings, Moved
+from sft_mlflow.tasks.detection.boxes import true_boxes
+from sft_mlflow.tasks.detection.head import FcosOverPyramid, Objects
+
+STRIDES = (8, 16, 32)
+# Of an object that was moved over the edge so much must be left to be looked for, and a side of so
+# many pixels.
+_LEAST_VISIBLE = 0.3
+_LEAST_PIXELS = 2
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """What is in the images of a batch, on a canvas of that size."""
+
+    objects: tuple[Objects, ...]
+    canvas: Canvas
+
+
+class BoxLearning:
+    """FCOS over a pyramid of the source's maps."""
+
+    is_linear = False
+    label_smoothing = 0.0
+
+    def preprocessing(
+        self, own: Preprocessing, samples: Sequence[Sample], size: int | None
+    ) -> Preprocessing:
+        """The whole picture on a canvas. size: its longer side in pixels."""
+        return on_canvas.preprocessing(own, samples, size)
+
+    def network(self, source: SourceModel, classes: int) -> StagedNetwork:
+        """The source's body under a new head; OptionsError where it has no feature maps."""
+        return on_canvas.network_for(source, STRIDES, partial(FcosOverPyramid, classes=classes))
+
+    def bare_network(self, architecture: Architecture, classes: int) -> StagedNetwork:
+        """The same, its weights still to be loaded."""
+        make_head = partial(FcosOverPyramid, classes=classes)
+        return on_canvas.bare_network(architecture, STRIDES, make_head)
+
+    def class_weights(self, manifest: Manifest) -> None:
+        """None: the focal loss weighs what is hard to find, as rare objects are."""
+        del manifest
+
+    def are_imbalanced(self, counts: Mapping[str, int]) -> bool:
+        """Never, for that reason."""
+        del counts
+        return False
+
+    def targets(self, samples: Sequence[Sample], frame: Frame, moved: Moved) -> Scenes:
+        """The objects of each image on the canvas, without those that moved out of it."""
+        canvas = on_canvas.canvas_of(frame.pixels)
+
+        def objects(sample: Sample) -> Objects:
+            truth = true_boxes(sample, frame.classes)
+            at = place(canvas, sample.width, sample.height)
+            laid = tv_tensors.BoundingBoxes(
+                torch.from_numpy(boxes_on_canvas(truth.boxes, at)).float(),
+                format="XYXY",
+                canvas_size=(canvas.height, canvas.width),
+                # They are cut off below, where how much is left is known.
+                clamping_mode=None,
+            )
+            boxes = moved(laid, sample.digest).as_subclass(Tensor)
+            inside, kept = _inside(boxes, canvas)
+            return Objects(inside[kept], torch.from_numpy(truth.labels)[kept])
+
+        return Scenes(tuple(map(objects, samples)), canvas)
+
+    def loss(
+        self,
+        head: nn.Module,
+        outputs: Mapping[str, Tensor],
+        targets: Scenes,
+        settings: LossSettings,
+    ) -> Tensor:
+        """FCOS's: focal loss of classes, GIoU of boxes, cross entropy of centres."""
+        del settings
+        assert isinstance(head, FcosOverPyramid)
+        device = outputs["sizes"].device
+        objects = [Objects(o.boxes.to(device), o.labels.to(device)) for o in targets.objects]
+        return head.loss(outputs, objects, (targets.canvas.height, targets.canvas.width))
+
+
+def _inside(boxes: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:
+    """The boxes (N, 4) cut off at the edges, and which (N,) are still to be looked for."""
+    edges = boxes.new_tensor([canvas.width, canvas.height] * 2)
+    cut = boxes.clamp(min=torch.zeros_like(edges), max=edges)
+    before, after = (one[:, 2:] - one[:, :2] for one in (boxes, cut))
+    visible = after.prod(1) >= _LEAST_VISIBLE * before.prod(1)
+    return cut, visible & (after >= _LEAST_PIXELS).all(1)

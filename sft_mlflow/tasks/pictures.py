@@ -1,0 +1,43 @@
+"""Images for people: small, and with what was found drawn on them."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from sft_mlflow.data.images import decode
+
+QUALITY = 88
+
+
+def thumbnail(path: Path, side: int = 160) -> bytes:
+    """A JPEG of the whole picture whose longer side is at most `side` pixels.
+
+    A picture of less than half of that is enlarged by a whole factor, so that its pixels show.
+    Raises DataError where the file gives no pixels.
+    """
+    picture = decode(path, shorter_side=side)
+    factor = side // max(picture.size)
+    if factor > 1:
+        larger = (picture.width * factor, picture.height * factor)
+        picture = picture.resize(larger, Image.Resampling.NEAREST)
+    picture.thumbnail((side, side))
+    return jpeg(picture)
+
+
+def colours(count: int) -> list[tuple[int, int, int]]:
+    """So many colours that are told apart, the first ones best."""
+    # Hues a golden ratio apart never come close to those before.
+    hues = [(0.58 + 0.618034 * number) % 1 for number in range(count)]
+    parts = [colorsys.hsv_to_rgb(hue, 0.85, (1.0, 0.75)[n % 2]) for n, hue in enumerate(hues)]
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in parts]
+
+
+def jpeg(picture: Image.Image) -> bytes:
+    """The picture as the bytes of a JPEG file."""
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=QUALITY)
+    return stream.getvalue()

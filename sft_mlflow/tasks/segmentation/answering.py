@@ -1,0 +1,106 @@
+"""How masks reach people and programs: as COCO's run lengths, one for each class that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from faster_coco_eval.core import mask as run_lengths
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sft_mlflow.data.canvas import place
+from sft_mlflow.tasks import on_canvas
+from sft_mlflow.tasks.base import Frame
+
+Indices = NDArray[np.uint8]
+
+_SEGMENT = pa.struct(
+    [
+        ("label", pa.string()),
+        ("pixels", pa.int64()),
+        ("size", pa.list_(pa.int64())),
+        ("counts", pa.string()),
+    ]
+)
+
+
+class MaskAnswering:
+    """An answer are the class indices (H, W) uint8 of an image, in its own pixels."""
+
+    def answers(
+        self, head: nn.Module, outputs: Tensor, sizes: Sequence[tuple[int, int]], frame: Frame
+    ) -> list[Indices]:
+        """The likeliest class of each pixel, its logits scaled to the image."""
+        del head
+        canvas = on_canvas.canvas_of(frame.pixels)
+        found = []
+        for logits, (width, height) in zip(outputs.float(), sizes, strict=False):
+            at = place(canvas, width, height)
+            whole = F.interpolate(
+                logits[None], (canvas.height, canvas.width), mode="bilinear", align_corners=False
+            )
+            # Class by class: of a large picture all of them together would fill the memory.
+            best = indices = None
+            for number in range(len(frame.classes)):
+                of_class = F.interpolate(
+                    whole[:, number : number + 1, : at.height, : at.width],
+                    (height, width),
+                    mode="bilinear",
+                    align_corners=False,
+                )[0, 0]
+                if best is None or indices is None:
+                    best, indices = of_class, of_class.new_zeros(of_class.shape).byte()
+                    continue
+                better = of_class > best
+                indices[better] = number
+                best = best.maximum(of_class)
+            assert indices is not None
+            found.append(indices.cpu().numpy())
+        return found
+
+    def columns(self, classes: Sequence[str]) -> list[tuple[str, pa.DataType]]:
+        """`segments`: of each class that is there its pixels, and where as a COCO run length."""
+        del classes
+        return [("segments", pa.list_(_SEGMENT))]
+
+    def rows(
+        self,
+        answers: Sequence[Indices | None],
+        labels: Sequence[str | None],
+        frame: Frame,
+    ) -> tuple[NDArray[np.intp], list[pa.Array]]:
+        """One row an image."""
+        del labels
+        found = [None if answer is None else segments(answer, frame.classes) for answer in answers]
+        return np.arange(len(answers)), [pa.array(found, pa.list_(_SEGMENT))]
+
+    def served_columns(self) -> list[tuple[str, pa.DataType]]:
+        """The same."""
+        return [("segments", pa.list_(_SEGMENT))]
+
+    def served(self, answer: Indices, frame: Frame) -> dict[str, object]:
+        """One row."""
+        return {"segments": segments(answer, frame.classes)}
+
+
+def segments(indices: Indices, classes: Sequence[str]) -> list[dict[str, object]]:
+    """Each class that some pixel has, with the number of its pixels and COCO's run lengths.
+
+    size: height and width; counts: compressed, as pycocotools reads them.
+    """
+    found: list[dict[str, object]] = []
+    for number in np.unique(indices).tolist():
+        of_class = indices == number
+        encoded = run_lengths.encode(np.asfortranarray(of_class, np.uint8))
+        found.append(
+            {
+                "label": classes[number],
+                "pixels": int(of_class.sum()),
+                "size": list(encoded["size"]),
+                "counts": encoded["counts"].decode(),
+            }
+        )
+    return found

@@ -1,0 +1,167 @@
+"""How well masks are found, from counts of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sft_mlflow.data.manifest import Sample
+from sft_mlflow.data.masks import IGNORED
+from sft_mlflow.data.ordered import THREADS, ordered_map
+from sft_mlflow.tasks.base import Frame
+from sft_mlflow.tasks.bootstrap import interval, resampled
+from sft_mlflow.tasks.figures import Caption, ClassRow, ClassTable, Confusion, TestFigures
+from sft_mlflow.tasks.segmentation import metrics
+from sft_mlflow.tasks.segmentation.drawing import beside_truth
+from sft_mlflow.tasks.segmentation.metrics import Counts
+from sft_mlflow.tasks.segmentation.truth import true_mask
+
+RESAMPLES = 500
+
+
+class MaskJudging:
+    """Evidence are counts of pixels (N, classes, classes): true class, predicted class."""
+
+    metrics = ("miou", "pixel_accuracy")
+    measured = ("IoU", "pixels")
+
+    def objective(self, class_counts: Mapping[str, int]) -> tuple[str, str]:
+        """The mean IoU."""
+        del class_counts
+        return "miou", "it counts small classes like large ones"
+
+    def evidence(
+        self,
+        answers: Sequence[NDArray[np.uint8]],
+        samples: Sequence[Sample],
+        frame: Frame,
+        first: int,
+    ) -> Counts:
+        """The counts, one matrix an image."""
+        del first
+        classes = len(frame.classes)
+        return np.array(
+            [
+                metrics.counted(
+                    answer, true_mask(sample, frame.classes, frame.mask_values), classes
+                )
+                for answer, sample in zip(answers, samples, strict=True)
+            ],
+            np.int64,
+        ).reshape(-1, classes, classes)
+
+    def evaluate(
+        self, evidence: Counts, samples: Sequence[Sample], frame: Frame
+    ) -> dict[str, float]:
+        """`miou` and `pixel_accuracy`, over all pixels of all images."""
+        del samples, frame
+        return metrics.summary(evidence.sum(0))
+
+    def subset(self, evidence: Counts, rows: NDArray[np.intp]) -> Counts:
+        """Their counts."""
+        return evidence[rows]
+
+    def right(self, evidence: Counts, samples: Sequence[Sample], frame: Frame) -> None:
+        """A mask is more or less right."""
+        del evidence, samples, frame
+
+    def by_class(
+        self, evidence: Counts, samples: Sequence[Sample], frame: Frame
+    ) -> dict[str, tuple[int, float]]:
+        """True pixels and IoU of each class that has any."""
+        del samples
+        rows = _by_class(evidence.sum(0), frame).rows
+        return {row.name: (row.count, row.lead) for row in rows if row.count}
+
+    def naive(self, metric: str, samples: Sequence[Sample], frame: Frame) -> tuple[float, str]:
+        """The class of most pixels everywhere."""
+        read = partial(true_mask, classes=frame.classes, values=frame.mask_values)
+        counts = sum(
+            np.bincount(mask.ravel(), minlength=IGNORED + 1)[: len(frame.classes)]
+            for mask in ordered_map(read, samples, ahead=4 * THREADS)
+        )
+        share = float(np.max(counts) / max(1, np.sum(counts)))
+        value = share if metric == "pixel_accuracy" else share / int(np.count_nonzero(counts))
+        return value, f"{frame.classes[int(np.argmax(counts))]!r} everywhere"
+
+    def confusion(self, evidence: Counts, samples: Sequence[Sample], frame: Frame) -> Confusion:
+        """Pixels by true and predicted class."""
+        del samples
+        return Confusion(frame.classes, evidence.sum(0), "pixels")
+
+    def temperature(self, evidence: Counts, samples: Sequence[Sample], frame: Frame) -> float:
+        """None."""
+        del evidence, samples, frame
+        return 1.0
+
+    def tested(
+        self, evidence: Counts, samples: Sequence[Sample], frame: Frame, seed: int
+    ) -> TestFigures:
+        """Intervals by drawing images with replacement; IoU, precision and recall by class."""
+        counts = evidence.sum(0)
+        figures = metrics.summary(counts)
+        drawn = [
+            metrics.summary(evidence[rows].sum(0))
+            for rows in resampled(len(samples), RESAMPLES, seed)
+        ]
+        return TestFigures(
+            images=len(samples),
+            figures={
+                name: interval(figures[name], [one[name] for one in drawn]) for name in self.metrics
+            },
+            per_class=_by_class(counts, frame),
+            confusion=self.confusion(evidence, samples, frame),
+        )
+
+    def notable(
+        self, evidence: Counts, samples: Sequence[Sample], frame: Frame, most: int
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The images of the least mean IoU, and those about the median."""
+        del samples, frame
+        order = np.argsort([metrics.summary(counts)["miou"] for counts in evidence], kind="stable")
+        worst = order[:most]
+        middle = max(len(worst), len(order) // 2 - most // 2)
+        return worst, order[middle : middle + most]
+
+    def drawing(
+        self, sample: Sample, answer: NDArray[np.uint8], frame: Frame
+    ) -> tuple[bytes, Caption]:
+        """The image with the true mask and with the predicted one beside it."""
+        truth = true_mask(sample, frame.classes, frame.mask_values)
+        counts = metrics.counted(answer, truth, len(frame.classes))
+        found = metrics.summary(counts)
+        return beside_truth(sample.path, truth, answer, frame.classes), Caption(
+            path=sample.path.name,
+            said=f"mean IoU {found['miou']:.3f}",
+            truth=", ".join(metrics.per_class(counts, frame.classes)),
+            wrong=False,
+        )
+
+    def of_scores(
+        self, scored: Iterable[pa.RecordBatch], classes: Sequence[str]
+    ) -> tuple[int, int, dict[str, float]] | None:
+        """Inputs of scoring have no true masks."""
+        del scored, classes
+        return None
+
+
+def _by_class(counts: Counts, frame: Frame) -> ClassTable:
+    both, true, said = counts.diagonal(), counts.sum(1), counts.sum(0)
+    unions = metrics.intersections_over_unions(counts)
+    rows = tuple(
+        ClassRow(
+            name,
+            int(true[number]),
+            (
+                float(both[number] / said[number]) if said[number] else float("nan"),
+                float(both[number] / true[number]) if true[number] else float("nan"),
+                float(unions[number]),
+            ),
+        )
+        for number, name in enumerate(frame.classes)
+    )
+    return ClassTable("pixels", ("precision", "recall", "IoU"), rows)

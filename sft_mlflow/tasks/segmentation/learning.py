@@ -1,0 +1,95 @@
+"""How a network comes to name the class of each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import tv_tensors
+
+from sft_mlflow.data.canvas import lay_mask
+from sft_mlflow.data.manifest import Manifest, Sample
+from sft_mlflow.data.masks import IGNORED
+from sft_mlflow.data.ordered import THREADS, ordered_map
+from sft_mlflow.sources.network import StagedNetwork
+from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
+from sft_mlflow.tasks import on_canvas
+from sft_mlflow.tasks.base import Frame, LossSettings, Moved
+from sft_mlflow.tasks.imbalance import weights
+from sft_mlflow.tasks.segmentation.head import SemanticFpn
+from sft_mlflow.tasks.segmentation.truth import true_mask
+
+STRIDES = (4, 8, 16, 32)
+# Enough to tell how often classes are seen.
+_COUNTED_MASKS = 500
+
+
+class MaskLearning:
+    """A semantic feature pyramid over the source's maps, trained with cross entropy."""
+
+    is_linear = False
+    label_smoothing = 0.0
+
+    def preprocessing(
+        self, own: Preprocessing, samples: Sequence[Sample], size: int | None
+    ) -> Preprocessing:
+        """The whole picture on a canvas. size: its longer side in pixels."""
+        return on_canvas.preprocessing(own, samples, size)
+
+    def network(self, source: SourceModel, classes: int) -> StagedNetwork:
+        """The source's body under a new head; OptionsError where it has no feature maps."""
+        return on_canvas.network_for(source, STRIDES, partial(SemanticFpn, classes=classes))
+
+    def bare_network(self, architecture: Architecture, classes: int) -> StagedNetwork:
+        """The same, its weights still to be loaded."""
+        return on_canvas.bare_network(architecture, STRIDES, partial(SemanticFpn, classes=classes))
+
+    def class_weights(self, manifest: Manifest) -> tuple[float, ...]:
+        """By the number of pixels of each class in at most 500 training masks."""
+        samples = manifest.side("train")[:_COUNTED_MASKS]
+        read = partial(true_mask, classes=manifest.classes, values=manifest.mask_values)
+        counts = np.zeros(IGNORED + 1, np.int64)
+        for mask in ordered_map(read, samples, ahead=4 * THREADS):
+            counts += np.bincount(mask.ravel(), minlength=IGNORED + 1)
+        return weights(counts[: len(manifest.classes)].tolist())
+
+    def are_imbalanced(self, counts: Mapping[str, int]) -> bool:
+        """Always: what matters are pixels, and of a road there are more than of a sign."""
+        del counts
+        return True
+
+    def targets(self, samples: Sequence[Sample], frame: Frame, moved: Moved) -> Tensor:
+        """Class indices (B, H, W) uint8 on the canvas."""
+        canvas = on_canvas.canvas_of(frame.pixels)
+
+        def laid(sample: Sample) -> Tensor:
+            mask = lay_mask(true_mask(sample, frame.classes, frame.mask_values), canvas)
+            there = moved(tv_tensors.Mask(torch.from_numpy(mask)[None]), sample.digest)
+            plain: Tensor = there.as_subclass(Tensor)[0]
+            return plain
+
+        return torch.stack([laid(sample) for sample in samples])
+
+    def loss(
+        self, head: nn.Module, outputs: Tensor, targets: Tensor, settings: LossSettings
+    ) -> Tensor:
+        """Cross entropy of the pixels that count, at the size of the canvas."""
+        del head
+        truth = targets.to(outputs.device).long()
+        logits = F.interpolate(
+            outputs.float(), truth.shape[1:], mode="bilinear", align_corners=False
+        )
+        if not (truth != IGNORED).any():
+            # The mean over no pixels is not a number.
+            return logits.sum() * 0
+        return F.cross_entropy(
+            logits,
+            truth,
+            weight=settings.class_weights,
+            ignore_index=IGNORED,
+            label_smoothing=settings.label_smoothing,
+        )

@@ -1,0 +1,154 @@
+"""The probe of a source: the best head on its frozen body, and what that tells.
+
+Where the head is linear it is computed; else it is trained, as the trial of depth 0 that it is.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sft_mlflow.data.manifest import Sample
+from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Road, Rows
+from sft_mlflow.sources import model_folder
+from sft_mlflow.tasks.classification.judging import figures_of
+from sft_mlflow.tasks.classification.learning import indices
+from sft_mlflow.training.events import EpochEnded
+from sft_mlflow.training.head_start import HeadStart
+from sft_mlflow.training.probe import Features, fit_probe
+from sft_mlflow.training.recipe import Recipe
+from sft_mlflow.training.trial import EVIDENCE, MODEL, Material, network_at, run_trial
+
+# Called with (done, in all).
+Progress = Callable[[int, int], None]
+
+# Features of more would fill the memory, and teach a linear probe of a thousand inputs no more.
+PROBE_IMAGES = 20_000
+# Of a head that is trained: the rate that did best on composed scenes (docs/performance.md), and
+# what it takes to get anywhere where images or epochs are few.
+PROBE_RATE = 3e-3
+LEAST_STEPS = 300
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What trials of the source start with, and its figures on validation.
+
+    lost_by_mirroring: accuracy that it loses on mirrored images, infinite where it was not asked.
+    """
+
+    head: HeadStart
+    metrics: Mapping[str, float]
+    lost_by_mirroring: float = math.inf
+
+
+def trained(material: Material, recipe: Recipe, progress: Progress) -> Probed:
+    """The probe of a task whose head is not linear, trained as the recipe says but for its depth.
+
+    Killed, it goes on from its checkpoint.
+    """
+    steps = math.ceil(len(material.manifest.side("train")) / recipe.batch_size)
+    alone = replace(
+        recipe,
+        depth=0,
+        lr=PROBE_RATE,
+        epochs=max(recipe.epochs, math.ceil(LEAST_STEPS / steps)),
+        # It is fitted to the images as they are, which the frozen body has to see only once.
+        augmentation="none",
+        head_start="random",
+    )
+    folder = material.probe_path(recipe.source, recipe.image_size).with_suffix("")
+    best: EpochEnded | None = None
+    for event in run_trial(material, alone, folder):
+        if isinstance(event, EpochEnded):
+            progress(event.epoch, alone.epochs)
+            best = event if best is None or event.value > best.value else best
+    assert best is not None
+    network, _ = network_at(material, material.source(recipe.source), recipe.image_size)
+    before = f"{network.head_path}."
+    weights = model_folder.read_weights(folder / MODEL, model_folder.read_config(folder / MODEL))
+    tensors = {k.removeprefix(before): v for k, v in weights.items() if k.startswith(before)}
+    found = HeadStart(tensors, np.load(folder / EVIDENCE))
+    shutil.rmtree(folder)
+    metrics = {k.removeprefix("valid/"): v for k, v in best.metrics.items() if "valid/" in k}
+    return Probed(found, metrics)
+
+
+def computed(
+    material: Material,
+    road: Road,
+    class_weights: tuple[float, ...] | None,
+    metric: str,
+    progress: Progress,
+    *,
+    mirror: bool,
+) -> Probed:
+    """The probe of a linear head, at the road's end. mirror: ask it for mirrored images too."""
+    classes = material.manifest.classes
+    train, valid = (at_most(PROBE_IMAGES, material.manifest.side(s)) for s in ("train", "valid"))
+    features, of_valid = (_features(material, road, s, progress) for s in (train, valid))
+    probe = fit_probe(features, of_valid, len(classes), class_weights, figures_of, metric)
+    # Of a very large side it has seen a part.
+    whole = len(valid) == len(material.manifest.side("valid"))
+    head = replace(probe.as_start(), evidence=probe.valid if whole else None)
+    found = Probed(head, figures_of(probe.valid, of_valid.targets))
+    if not mirror:
+        return found
+    mirrored = _mirrored_features(material, road, valid)
+    accuracy = figures_of(probe.outputs(mirrored), mirrored.targets)["accuracy"]
+    return replace(found, lost_by_mirroring=found.metrics["accuracy"] - accuracy)
+
+
+def at_most(most: int, samples: Sequence[Sample]) -> Sequence[Sample]:
+    """So many of the samples, chosen by their digests: of each class its share, at least one."""
+    if len(samples) <= most:
+        return samples
+    digests = np.array([sample.digest for sample in samples])
+    labels = np.array([sample.label for sample in samples])
+    share = most / len(digests)
+    rows = np.concatenate(
+        [
+            of_class[np.argsort(digests[of_class])][: math.ceil(share * len(of_class))]
+            for label in np.unique(labels)
+            for of_class in [np.flatnonzero(labels == label)]
+        ]
+    )
+    rows.sort()
+    return tuple(samples[row] for row in rows)
+
+
+def _features(
+    material: Material, road: Road, samples: Sequence[Sample], progress: Progress
+) -> Features:
+    """What the head reads of each image, kept for the trials."""
+    point = road.network.full_depth
+    kept = point if material.reuse else 0
+    chain = Chain(samples, road, AS_THEY_ARE, material.store, kept={0, kept})
+    for done, total in chain.fill(kept):
+        progress(done, total)
+    return _gathered(material, road, chain, lambda rows: chain.values(rows, 0, point))
+
+
+def _mirrored_features(material: Material, road: Road, samples: Sequence[Sample]) -> Features:
+    """The same of the mirrored images."""
+    chain = Chain(samples, road, AS_THEY_ARE, material.store, kept={0})
+    run = road.segment(0, road.network.full_depth)
+    return _gathered(material, road, chain, lambda rows: run(chain.values(rows, 0, 0).flip(2)))
+
+
+def _gathered(
+    material: Material, road: Road, chain: Chain, values: Callable[[Rows], Tensor]
+) -> Features:
+    rows = np.arange(len(chain.samples))
+    together = road.pixel_spec.together
+    parts: list[NDArray[np.float32]] = [
+        values(rows[start : start + together]).float().cpu().numpy()
+        for start in range(0, len(rows), together)
+    ]
+    return Features(np.concatenate(parts), indices(chain.samples, material.manifest.classes))
