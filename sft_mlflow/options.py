@@ -208,7 +208,7 @@ class FinetuneOptions(Options):
         None,
         ge=1,
         description="Epochs without a better validation figure that end a trial. Default: half of "
-        "them, at least 4: a high learning rate pays late.",
+        "them, at least 4, since a high learning rate pays late; all of them for boxes and masks.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Of the training steps; auto: bfloat16 where a measurement is faster."

@@ -126,7 +126,9 @@ def shared_recipe(
     options: FinetuneOptions, task: TaskName, objective: str, weights: tuple[float, ...] | None
 ) -> Recipe:
     """What trials of all sources share, settled before any source is looked at."""
-    usual = TASKS[task].learning.label_smoothing
+    learning = TASKS[task].learning
+    # A trained head falls behind while the rate is high, and is passed when it has come down.
+    patience = max(LEAST_PATIENCE, options.epochs // 2) if learning.is_linear else options.epochs
     return Recipe(
         source="",
         depth=0,
@@ -138,13 +140,15 @@ def shared_recipe(
         optimizer=options.optimizer,
         weight_decay=options.weight_decay,
         layer_decay=options.layer_decay,
-        label_smoothing=usual if options.label_smoothing is None else options.label_smoothing,
+        label_smoothing=learning.label_smoothing
+        if options.label_smoothing is None
+        else options.label_smoothing,
         class_weights=weights,
         augmentation="none",
         views=_others(options)["views"][0],
         mixup=options.mixup,
         head_start=options.head_start,
-        patience=options.patience or max(LEAST_PATIENCE, options.epochs // 2),
+        patience=options.patience or patience,
         precision="float32",
         metric=objective,
         seed=options.seed,

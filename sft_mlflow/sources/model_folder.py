@@ -21,22 +21,34 @@ from sft_mlflow.whole_file import whole_file
 
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
-FORMAT = 1
+FORMAT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was fitted to validation data so that answers mean what they say.
+
+    temperature: divides the logits of classes, so that probabilities are right as often as they
+    say; least_score: of a box that is reported.
+    """
+
+    temperature: float = 1.0
+    least_score: float = 0.0
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything but the weights that a fine-tuned model needs to answer.
 
-    preprocessing: with the size that it was fine-tuned at; temperature: divides the logits, so
-    that the probabilities are calibrated; source: URI of what it was fine-tuned from.
+    preprocessing: with the size that it was fine-tuned at; source: URI of what it was fine-tuned
+    from.
     """
 
     task: TaskName
     architecture: Architecture
     preprocessing: Preprocessing
     classes: tuple[str, ...]
-    temperature: float
+    calibration: Calibration
     source: str
     weights_sha256: str
 
@@ -59,7 +71,11 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG
     try:
         values = json.loads(path.read_text())
-        if values.pop("format") != FORMAT:
+        found = values.pop("format")
+        if found == 1:
+            # Until boxes came, the temperature stood by itself.
+            values["calibration"] = {"temperature": values.pop("temperature")}
+        elif found != FORMAT:
             raise DataError(f"{path}: written by another version of sft_mlflow; update it.")
         return ModelConfig(
             **{
@@ -67,6 +83,7 @@ def read_config(folder: Path) -> ModelConfig:
                 "architecture": Architecture(**values["architecture"]),
                 "preprocessing": Preprocessing.from_dict(values["preprocessing"]),
                 "classes": tuple(values["classes"]),
+                "calibration": Calibration(**values["calibration"]),
             }
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

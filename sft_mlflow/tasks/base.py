@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from sft_mlflow.data.manifest import Manifest, Sample
 from sft_mlflow.data.pixels import PixelSpec
 from sft_mlflow.data.truth import MaskValues
-from sft_mlflow.sources.model_folder import ModelConfig
+from sft_mlflow.sources.model_folder import Calibration, ModelConfig
 from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
 from sft_mlflow.tasks.figures import Caption, Confusion, TestFigures
@@ -37,19 +37,19 @@ class Frame:
     """What answers are about.
 
     classes: the index of a class is its position; pixels: how a file becomes what the network is
-    shown; mask_values: what the pixels of true masks stand for; temperature: divides logits.
+    shown; mask_values: what the pixels of true masks stand for; calibration: of the answers.
     """
 
     classes: tuple[str, ...]
     pixels: PixelSpec
     mask_values: MaskValues | None = None
-    temperature: float = 1.0
+    calibration: Calibration = Calibration()  # noqa: RUF009 - frozen
 
     @classmethod
     def of_model(cls, config: ModelConfig, truth: Manifest | None = None) -> Frame:
         """That of a fine-tuned model. truth: what its answers are compared with, if anything."""
         values = None if truth is None else truth.mask_values
-        return cls(config.classes, config.preprocessing.pixels, values, config.temperature)
+        return cls(config.classes, config.preprocessing.pixels, values, config.calibration)
 
 
 class LossSettings(Protocol):
@@ -144,8 +144,10 @@ class Judging(Protocol):
     def confusion(self, evidence: Evidence, samples: Sequence[Sample], frame: Frame) -> Confusion:
         """What was taken for what."""
 
-    def temperature(self, evidence: Evidence, samples: Sequence[Sample], frame: Frame) -> float:
-        """What logits are divided by so that probabilities mean what they say; 1 without any."""
+    def calibrated(
+        self, evidence: Evidence, samples: Sequence[Sample], frame: Frame
+    ) -> Calibration:
+        """What makes answers mean what they say, fitted to these images."""
 
     def tested(
         self, evidence: Evidence, samples: Sequence[Sample], frame: Frame, seed: int
@@ -168,6 +170,10 @@ class Judging(Protocol):
 
 class Answering(Protocol):
     """How answers reach people and programs."""
+
+    @property
+    def adjustable(self) -> tuple[str, ...]:
+        """What of the calibration a caller may want otherwise."""
 
     def answers(
         self, head: nn.Module, outputs: Outputs, sizes: Sequence[tuple[int, int]], frame: Frame
@@ -196,10 +202,12 @@ class Answering(Protocol):
 class Task:
     """One kind of question that a network is fine-tuned to answer.
 
-    name: word of the command line, as in `task=classification`.
+    name: word of the command line, as in `task=classification`; model_type: MLflow's word for
+    models that answer it.
     """
 
     name: str
+    model_type: str
     learning: Learning
     judging: Judging
     answering: Answering

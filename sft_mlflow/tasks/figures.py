@@ -30,7 +30,7 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Reliability:
     """What temperature scaling did to the test probabilities: expected error and bins."""
 
     temperature: float
@@ -131,7 +131,7 @@ class TestFigures:
     per_class: ClassTable
     confusion: Confusion
     further: Mapping[str, float] | None = None
-    calibration: Calibration | None = None
+    calibration: Reliability | None = None
     curves: tuple[Curve, ...] = ()
     worst: tuple[Picture, ...] = ()
     typical: tuple[Picture, ...] = ()

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from mlflow import MlflowClient
 from mlflow.data.evaluation_dataset import EvaluationDataset
-from mlflow.entities import Metric
-from mlflow.exceptions import MlflowException
 from mlflow.models.evaluation import EvaluationResult, ModelEvaluator
-from mlflow.models.evaluation.artifacts import CsvEvaluationArtifact, ImageEvaluationArtifact
 from numpy.typing import NDArray
 
-from sft_mlflow.data.images import BrokenImageError, decode, read_bytes
 from sft_mlflow.errors import DataError
-from sft_mlflow.tasks.classification import metrics
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-MODEL_TYPE = "image-classification"
-# Encoded images that are held at once.
-_ROWS = 256
-# With more classes the cells of a drawn matrix can no longer be told apart.
-_DRAWN_CLASSES = 60
-
-_IMAGE_COLUMNS = ("image", "path")
+from sft_mlflow.tasks.classification import CLASSIFICATION, metrics
+from sft_mlflow.tasks.figures import Confusion
+from sft_mlflow.tracking.evaluation import answers_to, log_artifacts, log_figures, refuse_extras
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +42,7 @@ class ImageClassificationEvaluator(ModelEvaluator):  # type: ignore[misc, unused
     ) -> bool:
         """Whether the model type is `image-classification`."""
         del evaluator_config, kwargs
-        return model_type == MODEL_TYPE
+        return model_type == CLASSIFICATION.model_type
 
     def evaluate(
         self,
@@ -82,44 +64,22 @@ class ImageClassificationEvaluator(ModelEvaluator):  # type: ignore[misc, unused
         Raises DataError where images, targets or answers are not of the form above.
         """
         del model_type, evaluator_config, predictions, kwargs
-        if extra_metrics or custom_artifacts:
-            raise DataError(
-                "extra_metrics and custom_artifacts are not computed by this evaluator. Leave "
-                "them out, and make them from the model's predictions."
-            )
-        if not dataset.has_targets:
-            raise DataError("No targets. Name the column of true classes: targets='label'.")
+        refuse_extras(dataset, extra_metrics, custom_artifacts)
         truth = np.asarray([str(name) for name in dataset.labels_data])
-        if len(truth) == 0:
-            raise DataError("The data set is empty. Give at least one image.")
         predicted = (
             _named([str(name) for name in dataset.predictions_data])
             if model is None
             else _predict(model, dataset.features_data)
         )
-        figures, tables, drawing = _judge(truth, predicted)
-        _log_metrics(figures, dataset, run_id, model_id)
-        artifacts = _log_artifacts(run_id, tables, drawing)
+        figures, tables, confusion = _judge(truth, predicted)
+        log_figures(figures, dataset, run_id, model_id)
+        artifacts = log_artifacts(run_id, tables, confusion)
         # MLflow's classes for results have no annotations.
         return EvaluationResult(figures, artifacts, run_id)  # type: ignore[no-untyped-call]
 
 
 def _predict(model: Any, frame: pd.DataFrame) -> _Predicted:
-    column = _image_column(frame)
-    answers = []
-    for start in range(0, len(frame), _ROWS):
-        given = list(frame[column].iloc[start : start + _ROWS])
-        images = [_encoded(value) for value in given]
-        try:
-            answers.append(_read(model.predict(pd.DataFrame({"image": images}))))
-        except MlflowException as error:
-            # The model knows rows; a person knows files.
-            broken = _first_broken(given, images, start)
-            if broken is None:
-                raise
-            raise DataError(
-                f"{broken}. Leave it out of the data set; `sft-mlflow check` lists all such files."
-            ) from error
+    answers = [_read(answer) for answer in answers_to(model, frame)]
     first = answers[0]
     probabilities = [a.probabilities for a in answers if a.probabilities is not None]
     return _Predicted(
@@ -127,35 +87,6 @@ def _predict(model: Any, frame: pd.DataFrame) -> _Predicted:
         np.concatenate([a.predictions for a in answers]),
         np.concatenate(probabilities) if probabilities else None,
     )
-
-
-def _first_broken(given: Sequence[object], images: Sequence[bytes], start: int) -> str | None:
-    """Which of the images gives no pixels and why, or None. start: row of the first."""
-    for row, (value, image) in enumerate(zip(given, images, strict=True), start):
-        try:
-            decode(image)
-        except BrokenImageError as error:
-            return f"{value if isinstance(value, str) else f'row {row}'}: {error.reason}"
-    return None
-
-
-def _image_column(frame: pd.DataFrame) -> str:
-    names = [str(name) for name in frame.columns]
-    found = [name for name in _IMAGE_COLUMNS if name in names]
-    if found:
-        return found[0]
-    if len(names) == 1:
-        return names[0]
-    raise DataError(
-        f"No column of images among {', '.join(map(repr, names))}. Name it 'image' for encoded "
-        "bytes or 'path' for files."
-    )
-
-
-def _encoded(value: object) -> bytes:
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value)
-    return read_bytes(Path(os.path.expanduser(str(value))))
 
 
 def _read(output: Any) -> _Predicted:
@@ -183,7 +114,7 @@ def _named(predictions: Sequence[str]) -> _Predicted:
 
 def _judge(
     truth: NDArray[np.str_], predicted: _Predicted
-) -> tuple[dict[str, float], dict[str, pd.DataFrame], Figure | None]:
+) -> tuple[dict[str, float], dict[str, pd.DataFrame], Confusion]:
     # Classes that the model does not know stand last; it is never right about them.
     known = predicted.classes or tuple(sorted(set(predicted.predictions.tolist())))
     classes = (*known, *sorted(set(truth.tolist()) - set(known)))
@@ -202,62 +133,9 @@ def _judge(
     counts = metrics.confusion(probabilities, targets, classes)
     rows = metrics.per_class(probabilities, targets, classes)
     tables = {
-        "per_class": pd.DataFrame([asdict(row) for row in rows]),
-        "confusion_matrix": pd.DataFrame(
-            counts, index=pd.Index(classes, name="true"), columns=list(classes)
-        ).reset_index(),
-    }
-    return figures, tables, _draw(counts, classes) if len(classes) <= _DRAWN_CLASSES else None
-
-
-def _draw(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
-    from matplotlib.figure import Figure
-    from sklearn.metrics import ConfusionMatrixDisplay
-
-    side = max(4.0, 0.45 * len(classes) + 2)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    display = ConfusionMatrixDisplay(counts, display_labels=list(classes))
-    display.plot(ax=figure.subplots(), cmap="Blues", colorbar=False, xticks_rotation="vertical")
-    return figure
-
-
-def _log_metrics(
-    figures: Mapping[str, float], dataset: EvaluationDataset, run_id: str, model_id: str | None
-) -> None:
-    now = int(time.time() * 1000)
-    logged = [
-        Metric(
-            key=name,
-            value=value,
-            timestamp=now,
-            step=0,
-            model_id=model_id,
-            dataset_name=dataset.name,
-            dataset_digest=dataset.digest or dataset.hash,
-            run_id=run_id,
+        "per_class": pd.DataFrame(
+            [(row.name, *row.values, row.count) for row in rows],
+            columns=["name", "precision", "recall", "f1", "support"],
         )
-        for name, value in figures.items()
-    ]
-    MlflowClient().log_batch(run_id, metrics=logged)
-
-
-def _log_artifacts(
-    run_id: str, tables: Mapping[str, pd.DataFrame], drawing: Figure | None
-) -> dict[str, CsvEvaluationArtifact | ImageEvaluationArtifact]:
-    client = MlflowClient()
-    root = client.get_run(run_id).info.artifact_uri
-    artifacts: dict[str, CsvEvaluationArtifact | ImageEvaluationArtifact] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, table in tables.items():
-            table.to_csv(Path(folder, f"{name}.csv"), index=False)
-            uri = f"{root}/evaluation/{name}.csv"
-            artifacts[name] = CsvEvaluationArtifact(uri, table)  # type: ignore[no-untyped-call]
-        if drawing is not None:
-            picture = Path(folder, "confusion_matrix.png")
-            drawing.savefig(picture)
-            uri = f"{root}/evaluation/{picture.name}"
-            artifact = ImageEvaluationArtifact(uri)  # type: ignore[no-untyped-call]
-            artifact._load(picture)  # type: ignore[no-untyped-call]
-            artifacts["confusion_matrix_picture"] = artifact
-        client.log_artifacts(run_id, folder, "evaluation")
-    return artifacts
+    }
+    return figures, tables, Confusion(classes, counts, "images")

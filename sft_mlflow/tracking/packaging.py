@@ -10,11 +10,11 @@ import mlflow
 import pandas as pd
 import pyarrow as pa
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Map, Object, Property
 
 import sft_mlflow
-from sft_mlflow.sources.model_folder import read_config
+from sft_mlflow.sources.model_folder import ModelConfig, read_config
 from sft_mlflow.tasks import TASKS
 
 PACKAGE = Path(sft_mlflow.__file__).parent
@@ -39,12 +39,19 @@ _REQUIREMENTS = (
 _PLAIN = {pa.string(): DataType.string, pa.float64(): DataType.double, pa.int64(): DataType.long}
 
 
-def signature(task: str) -> ModelSignature:
-    """What a model of that task takes, and what it answers."""
-    columns = TASKS[task].answering.served_columns()
+def signature(config: ModelConfig) -> ModelSignature:
+    """What the model takes, what it answers, and what of that can be adjusted."""
+    answering = TASKS[config.task].answering
+    columns = answering.served_columns()
+    params = [
+        ParamSpec(name, DataType.double, getattr(config.calibration, name))
+        for name in answering.adjustable
+    ]
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.binary, "image")]),
         outputs=Schema([ColSpec(_type(kind), name) for name, kind in columns]),
+        # MLflow's annotation leaves out its own default.
+        params=ParamSchema(params) if params else None,  # type: ignore[arg-type]
     )
 
 
@@ -72,7 +79,7 @@ def package(folder: Path, example: bytes, model: Model, target: Path) -> None:
         path=target,
         python_model=str(SERVED_MODEL),
         artifacts={"model": str(folder)},
-        signature=signature(read_config(folder).task),
+        signature=signature(read_config(folder)),
         input_example=pd.DataFrame({"image": [example]}),
         pip_requirements=requirements(),
         code_paths=[str(PACKAGE)],

@@ -39,6 +39,7 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from sft_mlflow.errors import TrackingError
+from sft_mlflow.tasks import TASKS
 from sft_mlflow.tracking import outbox, packaging
 from sft_mlflow.tracking.datasets import DIGEST_LENGTH, ImageDataset
 from sft_mlflow.tracking.fetch import ModelReference, model_id_of
@@ -313,7 +314,7 @@ class Delivery:
                 source_run_id=run_id,
                 tags=message["tags"],
                 params=message["params"],
-                model_type="image-classification",
+                model_type=TASKS[message["tags"]["sft.task"]].model_type,
             )
         model_id = str(logged.model_id)
         self._log_output(run_id, model_id)

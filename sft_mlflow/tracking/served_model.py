@@ -5,6 +5,7 @@ MLflow runs this file to load the model (models from code), so that nothing is u
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,12 @@ class ServedModel(PythonModel):
     ) -> pd.DataFrame:
         """One row an image, with the columns of the model's task (`served_columns`).
 
-        model_input: a column `image` with the bytes of an image file in each row.
+        model_input: a column `image` with the bytes of an image file in each row; params: what of
+        the calibration is wanted otherwise, as `least_score` of boxes.
         """
         frame, answering = self._predictor.frame, self._predictor.task.answering
+        wanted = {k: v for k, v in (params or {}).items() if k in answering.adjustable}
+        frame = replace(frame, calibration=replace(frame.calibration, **wanted))
         pixels = np.empty((len(model_input), *frame.pixels.shape), np.uint8)
         sizes = []
         for position, image in enumerate(model_input["image"]):

@@ -130,7 +130,7 @@ def run_trial(
         architecture=source.architecture,
         preprocessing=preprocessing,
         classes=material.manifest.classes,
-        temperature=task.judging.temperature(fitted.evidence, batches.judged, frame),
+        calibration=task.judging.calibrated(fitted.evidence, batches.judged, frame),
         source=recipe.source,
         weights_sha256=weights.digest(state_dict),
     )

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from sft_mlflow.errors import DataError, OptionsError
 from sft_mlflow.sources import model_folder, weights
-from sft_mlflow.sources.model_folder import ModelConfig
+from sft_mlflow.sources.model_folder import Calibration, ModelConfig
 from sft_mlflow.sources.network import bare_network, network_from, normalise
 from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
 from sft_mlflow.sources.uri import is_tracked, resolve
@@ -82,7 +82,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         architecture=architecture,
         preprocessing=Preprocessing(48, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
         classes=("a", "b", "c"),
-        temperature=1.0,
+        calibration=Calibration(),
         source="made",
         weights_sha256=weights.digest(tuned),
     )

@@ -13,13 +13,13 @@ from PIL import Image
 from sft_mlflow.report.tables import DataTable, NextStep, StudyReport, TrialRow
 from sft_mlflow.tasks.figures import (
     Bin,
-    Calibration,
     Caption,
     ClassRow,
     ClassTable,
     Confusion,
     Interval,
     Picture,
+    Reliability,
     TestFigures,
 )
 
@@ -76,7 +76,7 @@ def figures_of(
             ),
         ),
         confusion=Confusion(tuple(classes), counts, "images"),
-        calibration=Calibration(1.37, 0.0421, 0.0132, bins, bins[1:]),
+        calibration=Reliability(1.37, 0.0421, 0.0132, bins, bins[1:]),
         worst=worst,
         typical=typical,
     )

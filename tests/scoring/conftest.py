@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from sft_mlflow.sources import model_folder, network, weights
-from sft_mlflow.sources.model_folder import ModelConfig
+from sft_mlflow.sources.model_folder import Calibration, ModelConfig
 from sft_mlflow.sources.source_model import Architecture, Preprocessing
 from sft_mlflow.tasks.predictor import Predictor
 
@@ -47,7 +47,7 @@ def predictor_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         architecture=architecture,
         preprocessing=Preprocessing(32, "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
         classes=CLASSES,
-        temperature=1.5,
+        calibration=Calibration(temperature=1.5),
         source="made",
         weights_sha256=weights.digest(state_dict),
     )

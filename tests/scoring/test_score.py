@@ -29,7 +29,7 @@ from sft_mlflow.scoring.score import (
     read_scores,
     score,
 )
-from sft_mlflow.sources.model_folder import ModelConfig
+from sft_mlflow.sources.model_folder import Calibration, ModelConfig
 from sft_mlflow.tasks.base import Answer
 from sft_mlflow.tasks.classification import CLASSIFICATION, calibration, metrics
 from sft_mlflow.tasks.predictor import Predictor
@@ -214,7 +214,8 @@ def test_an_unfinished_job_of_another_model_is_refused_by_name(
     running = events(predictor, animals, output)
     list(islice(running, 3))
     running.close()  # type: ignore[attr-defined]
-    other = Counting(predictor, replace(predictor.config, temperature=2.0))
+    hotter = replace(predictor.config, calibration=Calibration(temperature=2.0))
+    other = Counting(predictor, hotter)
     with pytest.raises(OptionsError, match="unfinished job of another model "):
         list(events(other, animals, output))  # type: ignore[arg-type]
     list(events(other, animals, output, overwrite=True))  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from sft_mlflow.sources import model_folder, network, weights
-from sft_mlflow.sources.model_folder import ModelConfig
+from sft_mlflow.sources.model_folder import Calibration, ModelConfig
 from sft_mlflow.sources.source_model import Architecture, Preprocessing
 from sft_mlflow.tasks.classification import calibration
 from sft_mlflow.tasks.predictor import Predictor
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         architecture=architecture,
         preprocessing=Preprocessing(32, "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
         classes=("a", "b", "c"),
-        temperature=TEMPERATURE,
+        calibration=Calibration(temperature=TEMPERATURE),
         source="made",
         weights_sha256=weights.digest(state_dict),
     )

@@ -16,7 +16,7 @@ from sft_mlflow.data.loading import load_manifest, save_manifest
 from sft_mlflow.data.manifest import Manifest
 from sft_mlflow.data.pixels import PixelSpec, pixels_of
 from sft_mlflow.sources import model_folder, network, weights
-from sft_mlflow.sources.model_folder import ModelConfig
+from sft_mlflow.sources.model_folder import Calibration, ModelConfig
 from sft_mlflow.sources.source_model import Architecture, Preprocessing
 
 COLOURS = {"blue": (40, 40, 220), "green": (40, 220, 40), "red": (220, 40, 40)}
@@ -73,7 +73,7 @@ def write_model(
         architecture=ARCHITECTURE,
         preprocessing=PREPROCESSING,
         classes=manifest.classes,
-        temperature=1.0,
+        calibration=Calibration(temperature=1.0),
         source="made",
         weights_sha256=weights.digest(state_dict),
     )

@@ -71,7 +71,7 @@ def test_a_trial_ends_in_a_model_that_answers_as_its_validation_did(
     outputs = np.load(tmp_path / EVIDENCE)
     sizes = [(32, 32)] * len(digits.valid.pixels)
     answers = predictor.answers(digits.valid.pixels, sizes)
-    logits = np.stack(answers) * predictor.config.temperature
+    logits = np.stack(answers) * predictor.config.calibration.temperature
     assert np.allclose(logits, outputs, rtol=1e-4, atol=1e-4)
     assert (logits.argmax(1) == digits.valid.targets).mean() == pytest.approx(ended.value)
     assert predictor.config.classes == ("0", "1", "2")

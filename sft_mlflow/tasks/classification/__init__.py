@@ -11,4 +11,6 @@ from sft_mlflow.tasks.classification.answering import ClassAnswering
 from sft_mlflow.tasks.classification.judging import ClassJudging
 from sft_mlflow.tasks.classification.learning import ClassLearning
 
-CLASSIFICATION = Task("classification", ClassLearning(), ClassJudging(), ClassAnswering())
+CLASSIFICATION = Task(
+    "classification", "image-classification", ClassLearning(), ClassJudging(), ClassAnswering()
+)

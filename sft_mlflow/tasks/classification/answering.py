@@ -21,14 +21,17 @@ def probability_column(name: str) -> str:
 class ClassAnswering:
     """An answer are the logits of an image, divided by the frame's temperature."""
 
+    adjustable = ()
+
     def answers(
         self, head: nn.Module, outputs: Tensor, sizes: Sequence[tuple[int, int]], frame: Frame
     ) -> list[NDArray[np.floating]]:
         """Logits (classes,) of each image."""
         del head
         logits = outputs[: len(sizes)].float().cpu().numpy()
-        if frame.temperature != 1:
-            logits = logits.astype(np.float64) / frame.temperature
+        temperature = frame.calibration.temperature
+        if temperature != 1:
+            logits = logits.astype(np.float64) / temperature
         return list(logits)
 
     def columns(self, classes: Sequence[str]) -> list[tuple[str, pa.DataType]]:

@@ -10,17 +10,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sft_mlflow.data.manifest import IMBALANCED, Sample, imbalance
+from sft_mlflow.sources.model_folder import Calibration
 from sft_mlflow.tasks.base import Frame
 from sft_mlflow.tasks.classification import calibration, metrics
 from sft_mlflow.tasks.classification.answering import probability_column
 from sft_mlflow.tasks.classification.learning import indices
 from sft_mlflow.tasks.figures import (
-    Calibration,
     Caption,
     ClassTable,
     Confusion,
     Heading,
     Interval,
+    Reliability,
     TestFigures,
 )
 from sft_mlflow.tasks.pictures import thumbnail
@@ -94,9 +95,10 @@ class ClassJudging:
         counts = metrics.confusion(calibration.softmax(evidence), truth, frame.classes)
         return Confusion(frame.classes, counts, "images")
 
-    def temperature(self, evidence: Logits, samples: Sequence[Sample], frame: Frame) -> float:
-        """Of temperature scaling, fitted to these images."""
-        return calibration.fit_temperature(evidence, indices(samples, frame.classes))
+    def calibrated(self, evidence: Logits, samples: Sequence[Sample], frame: Frame) -> Calibration:
+        """The temperature."""
+        targets = indices(samples, frame.classes)
+        return Calibration(temperature=calibration.fit_temperature(evidence, targets))
 
     def tested(
         self, evidence: Logits, samples: Sequence[Sample], frame: Frame, seed: int
@@ -107,7 +109,7 @@ class ClassJudging:
         """
         truth = indices(samples, frame.classes)
         found = calibration.softmax(evidence)
-        before = calibration.softmax(evidence * frame.temperature)
+        before = calibration.softmax(evidence * frame.calibration.temperature)
         return TestFigures(
             images=len(samples),
             figures={
@@ -125,8 +127,8 @@ class ClassJudging:
                 metrics.per_class(found, truth, frame.classes),
             ),
             confusion=self.confusion(evidence, samples, frame),
-            calibration=Calibration(
-                temperature=frame.temperature,
+            calibration=Reliability(
+                temperature=frame.calibration.temperature,
                 ece_before=metrics.expected_calibration_error(before, truth),
                 ece_after=metrics.expected_calibration_error(found, truth),
                 before=metrics.reliability(before, truth),

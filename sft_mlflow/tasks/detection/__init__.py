@@ -12,4 +12,4 @@ from sft_mlflow.tasks.detection.answering import BoxAnswering
 from sft_mlflow.tasks.detection.judging import BoxJudging
 from sft_mlflow.tasks.detection.learning import BoxLearning
 
-DETECTION = Task("detection", BoxLearning(), BoxJudging(), BoxAnswering())
+DETECTION = Task("detection", "object-detection", BoxLearning(), BoxJudging(), BoxAnswering())

@@ -22,6 +22,8 @@ _BOX = [("label", pa.string()), ("score", pa.float64()), *((c, pa.float64()) for
 class BoxAnswering:
     """An answer are the boxes found in an image, in its own pixels, by falling score."""
 
+    adjustable = ("least_score",)
+
     def answers(
         self,
         head: nn.Module,
@@ -61,8 +63,8 @@ class BoxAnswering:
         of_images: list[int] = []
         rows: list[dict[str, object]] = []
         for number, answer in enumerate(answers):
-            count = None if answer is None else len(answer)
-            boxes = [] if answer is None else _rows(answer, frame.classes)
+            boxes = [] if answer is None else _rows(answer, frame)
+            count = None if answer is None else len(boxes)
             for box in boxes or [{}]:
                 of_images.append(number)
                 rows.append({"boxes": count, **box})
@@ -77,13 +79,14 @@ class BoxAnswering:
 
     def served(self, answer: Boxes, frame: Frame) -> dict[str, object]:
         """One row."""
-        return {"boxes": _rows(answer, frame.classes)}
+        return {"boxes": _rows(answer, frame)}
 
 
-def _rows(found: Boxes, classes: Sequence[str]) -> list[dict[str, object]]:
+def _rows(answer: Boxes, frame: Frame) -> list[dict[str, object]]:
+    found = answer.above(frame.calibration.least_score)
     return [
         {
-            "label": classes[label],
+            "label": frame.classes[label],
             "score": float(score),
             **dict(zip(_CORNERS, map(float, box), strict=True)),
         }

@@ -26,6 +26,11 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def above(self, score: float) -> Boxes:
+        """Those of at least that score."""
+        kept = self.scores >= score
+        return Boxes(self.boxes[kept], self.labels[kept], self.scores[kept])
+
 
 def objects_in(sample: Sample) -> tuple[Box, ...]:
     """What is true of an image of this task."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sft_mlflow.data.manifest import Sample
+from sft_mlflow.sources.model_folder import Calibration
 from sft_mlflow.tasks.base import Frame
 from sft_mlflow.tasks.bootstrap import interval, resampled
 from sft_mlflow.tasks.detection import matching
@@ -78,14 +79,20 @@ class BoxJudging:
         A mistake of place is two: an object that was missed, and a box where nothing is.
         """
         truth = [true_boxes(sample, frame.classes) for sample in samples]
-        found = [matching.sure(one) for one in _by_image(evidence, len(samples))]
+        least = frame.calibration.least_score
+        found = [one.above(least) for one in _by_image(evidence, len(samples))]
         counts = matching.confusion(found, truth, len(frame.classes))
         return Confusion((*frame.classes, BACKGROUND), counts, "boxes")
 
-    def temperature(self, evidence: Rows, samples: Sequence[Sample], frame: Frame) -> float:
-        """None."""
-        del evidence, samples, frame
-        return 1.0
+    def calibrated(self, evidence: Rows, samples: Sequence[Sample], frame: Frame) -> Calibration:
+        """The score from which on most of what is there is found and most of what is found is so.
+
+        That of the best F1 at an IoU of 0.50.
+        """
+        truth = [true_boxes(sample, frame.classes) for sample in samples]
+        return Calibration(
+            least_score=matching.best_score(_by_image(evidence, len(samples)), truth)
+        )
 
     def tested(
         self, evidence: Rows, samples: Sequence[Sample], frame: Frame, seed: int
@@ -134,10 +141,10 @@ class BoxJudging:
         self, evidence: Rows, samples: Sequence[Sample], frame: Frame, most: int
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """The images with the least share of right boxes, and those about the median."""
-        found = _by_image(evidence, len(samples))
+        least = frame.calibration.least_score
         shares = [
-            matching.share_right(matching.sure(one), true_boxes(sample, frame.classes))
-            for one, sample in zip(found, samples, strict=True)
+            matching.share_right(one.above(least), true_boxes(sample, frame.classes))
+            for one, sample in zip(_by_image(evidence, len(samples)), samples, strict=True)
         ]
         order = np.argsort(shares, kind="stable")
         worst = order[:most]
@@ -146,7 +153,8 @@ class BoxJudging:
 
     def drawing(self, sample: Sample, answer: Boxes, frame: Frame) -> tuple[bytes, Caption]:
         """The image with the true boxes and with those found beside it."""
-        truth, found = true_boxes(sample, frame.classes), matching.sure(answer)
+        truth = true_boxes(sample, frame.classes)
+        found = answer.above(frame.calibration.least_score)
         right = matching.share_right(found, truth)
         return beside_truth(sample.path, truth, found, frame.classes), Caption(
             path=sample.path.name,

@@ -1,4 +1,4 @@
-"""Which box was found for which object, as a person would count it: at one threshold of score."""
+"""Which box was found for which object, as a person would count it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,6 @@ from sft_mlflow.tasks.detection.boxes import Boxes
 
 # Boxes that lie on each other at least so much are the same object.
 IOU = 0.5
-# Of a box that is shown to people, and counted in the confusion matrix.
-SCORE = 0.3
-
-
-def sure(found: Boxes, score: float = SCORE) -> Boxes:
-    """Those of at least that score."""
-    kept = found.scores >= score
-    return Boxes(found.boxes[kept], found.labels[kept], found.scores[kept])
 
 
 def match(found: Boxes, truth: Boxes, iou: float = IOU) -> NDArray[np.intp]:
@@ -40,6 +32,29 @@ def match(found: Boxes, truth: Boxes, iou: float = IOU) -> NDArray[np.intp]:
             matched[row] = best
             free[best] = False
     return matched
+
+
+def best_score(found: Sequence[Boxes], truth: Sequence[Boxes]) -> float:
+    """The score from which on boxes have the best F1; 0 where no box is right.
+
+    Greedy matching by falling score gives those above any score the same boxes as all together.
+    """
+    scores = np.concatenate([one.scores for one in found])
+    hits = np.concatenate([_hits(some, true) for some, true in zip(found, truth, strict=True)])
+    if not hits.any():
+        return 0.0
+    order = np.argsort(-scores, kind="stable")
+    right = hits[order].cumsum()
+    f1 = 2 * right / (np.arange(1, len(right) + 1) + sum(map(len, truth)))
+    return float(scores[order[f1.argmax()]])
+
+
+def _hits(found: Boxes, truth: Boxes) -> NDArray[np.bool_]:
+    """Whether each box is at the place of an object of its class."""
+    matched = match(found, truth)
+    right = matched >= 0
+    right[right] = truth.labels[matched[right]] == found.labels[right]
+    return right
 
 
 def confusion(found: Sequence[Boxes], truth: Sequence[Boxes], classes: int) -> NDArray[np.int64]:
@@ -66,9 +81,4 @@ def share_right(found: Boxes, truth: Boxes) -> float:
     """
     if not len(found) and not len(truth):
         return 1.0
-    matched = match(found, truth)
-    hits: int = sum(
-        bool(at >= 0 and truth.labels[at] == label)
-        for label, at in zip(found.labels, matched, strict=True)
-    )
-    return 2.0 * hits / (len(found) + len(truth))
+    return 2.0 * int(_hits(found, truth).sum()) / (len(found) + len(truth))

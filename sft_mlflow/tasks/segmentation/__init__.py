@@ -13,4 +13,6 @@ from sft_mlflow.tasks.segmentation.answering import MaskAnswering
 from sft_mlflow.tasks.segmentation.judging import MaskJudging
 from sft_mlflow.tasks.segmentation.learning import MaskLearning
 
-SEGMENTATION = Task("segmentation", MaskLearning(), MaskJudging(), MaskAnswering())
+SEGMENTATION = Task(
+    "segmentation", "semantic-segmentation", MaskLearning(), MaskJudging(), MaskAnswering()
+)

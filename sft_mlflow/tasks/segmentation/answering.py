@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sft_mlflow.data.canvas import place
+from sft_mlflow.data.masks import IGNORED
+from sft_mlflow.errors import DataError
 from sft_mlflow.tasks import on_canvas
 from sft_mlflow.tasks.base import Frame
 
@@ -29,6 +32,8 @@ _SEGMENT = pa.struct(
 
 class MaskAnswering:
     """An answer are the class indices (H, W) uint8 of an image, in its own pixels."""
+
+    adjustable = ()
 
     def answers(
         self, head: nn.Module, outputs: Tensor, sizes: Sequence[tuple[int, int]], frame: Frame
@@ -86,13 +91,33 @@ class MaskAnswering:
         return {"segments": segments(answer, frame.classes)}
 
 
-def segments(indices: Indices, classes: Sequence[str]) -> list[dict[str, object]]:
+def indices_of(segments: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Indices:
+    """The mask that these segments came of, IGNORED where none of them is.
+
+    Raises DataError where there is none, or one is of a class that is not among these.
+    """
+    if not segments:
+        raise DataError("a mask without a segment has no size. Give at least one.")
+    height, width = map(int, segments[0]["size"])
+    found = np.full((height, width), IGNORED, np.uint8)
+    for segment in segments:
+        counts = {"size": [height, width], "counts": str(segment["counts"]).encode()}
+        found[run_lengths.decode(counts).astype(bool)] = classes.index(str(segment["label"]))
+    return found
+
+
+def segments(
+    indices: Indices, classes: Sequence[str], but: int | None = None
+) -> list[dict[str, object]]:
     """Each class that some pixel has, with the number of its pixels and COCO's run lengths.
 
-    size: height and width; counts: compressed, as pycocotools reads them.
+    size: height and width; counts: compressed, as pycocotools reads them; but: an index that is no
+    class.
     """
     found: list[dict[str, object]] = []
     for number in np.unique(indices).tolist():
+        if number == but:
+            continue
         of_class = indices == number
         encoded = run_lengths.encode(np.asfortranarray(of_class, np.uint8))
         found.append(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sft_mlflow.data.manifest import Sample
 from sft_mlflow.data.masks import IGNORED
 from sft_mlflow.data.ordered import THREADS, ordered_map
+from sft_mlflow.sources.model_folder import Calibration
 from sft_mlflow.tasks.base import Frame
 from sft_mlflow.tasks.bootstrap import interval, resampled
 from sft_mlflow.tasks.figures import Caption, ClassRow, ClassTable, Confusion, TestFigures
@@ -93,10 +94,10 @@ class MaskJudging:
         del samples
         return Confusion(frame.classes, evidence.sum(0), "pixels")
 
-    def temperature(self, evidence: Counts, samples: Sequence[Sample], frame: Frame) -> float:
-        """None."""
+    def calibrated(self, evidence: Counts, samples: Sequence[Sample], frame: Frame) -> Calibration:
+        """Nothing is: masks have no probabilities."""
         del evidence, samples, frame
-        return 1.0
+        return Calibration()
 
     def tested(
         self, evidence: Counts, samples: Sequence[Sample], frame: Frame, seed: int
