@@ -159,6 +159,10 @@ class Judging(Protocol):
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Rows of the images that came out worst, the worst first, and of typical ones."""
 
+    @property
+    def pictures_tell(self) -> bool:
+        """Whether a drawing without its words shows what is true and what was answered."""
+
     def drawing(self, sample: Sample, answer: Answer, frame: Frame) -> tuple[bytes, Caption]:
         """The image as a small JPEG with truth and answer, and what to write below."""
 

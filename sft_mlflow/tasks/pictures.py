@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -11,6 +12,8 @@ from PIL import Image
 from sft_mlflow.data.images import decode
 
 QUALITY = 88
+# Between pictures of one sheet, in pixels.
+_GAP = 4
 
 
 def thumbnail(path: Path, side: int = 160) -> bytes:
@@ -26,6 +29,19 @@ def thumbnail(path: Path, side: int = 160) -> bytes:
         picture = picture.resize(larger, Image.Resampling.NEAREST)
     picture.thumbnail((side, side))
     return jpeg(picture)
+
+
+def stacked(jpegs: Sequence[bytes]) -> bytes:
+    """One JPEG of several, one below the other."""
+    pictures = [Image.open(io.BytesIO(one)) for one in jpegs]
+    width = max(picture.width for picture in pictures)
+    height = sum(picture.height + _GAP for picture in pictures)
+    sheet = Image.new("RGB", (width, height), "white")
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height + _GAP
+    return jpeg(sheet)
 
 
 def colours(count: int) -> list[tuple[int, int, int]]:

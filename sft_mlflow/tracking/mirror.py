@@ -20,7 +20,7 @@ from sft_mlflow.tracking import runs
 from sft_mlflow.tracking.datasets import dataset_of
 from sft_mlflow.tracking.held_out import ANCESTORS, MANIFEST
 from sft_mlflow.tracking.outbox import Outbox, now
-from sft_mlflow.training.events import EpochEnded
+from sft_mlflow.training.events import EpochEnded, Pictured
 from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.training.trial import EVIDENCE
 
@@ -62,6 +62,12 @@ class Mirror:
             self._epochs[event.number].append(epoch)
             key = key_of(event.number)
             self._outbox.put(runs.metrics(key, epoch.metrics, epoch.epoch, epoch.timestamp))
+
+        elif isinstance(event, TrialEvent) and isinstance(event.event, Pictured):
+            seen = event.event
+            key = key_of(event.number)
+            image = runs.image(key, "predictions", seen.path, seen.epoch, seen.timestamp)
+            self._outbox.put(image)
 
     def close(self, status: str) -> None:
         """End the runs of trials that are still open."""

@@ -37,6 +37,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_PARENT_RUN_ID,
     MLFLOW_RUN_NAME,
 )
+from PIL import Image
 
 from sft_mlflow.errors import TrackingError
 from sft_mlflow.tasks import TASKS
@@ -171,6 +172,12 @@ def dataset(key: str, data: ImageDataset, context: str) -> Message:
     return {"kind": "dataset", "key": key, "dataset": entity, "context": context}
 
 
+def image(key: str, name: str, path: Path, step: int, time: int) -> Message:
+    """A picture of a series, which the UI shows by its steps."""
+    about = {"name": name, "path": str(path), "step": step, "time": time}
+    return {"kind": "image", "key": key, **about}
+
+
 def model(
     key: str,
     name: str,
@@ -301,6 +308,18 @@ class Delivery:
         data = Dataset(**message["dataset"])
         context = [InputTag(MLFLOW_DATASET_CONTEXT, message["context"])]
         self._client.log_inputs(ids[message["key"]], [DatasetInput(data, context)])
+        return {}
+
+    def _image(self, message: Message, ids: Mapping[str, str], again: bool) -> dict[str, str]:
+        with Image.open(message["path"]) as picture:
+            self._client.log_image(
+                ids[message["key"]],
+                picture.convert("RGB"),
+                key=message["name"],
+                step=message["step"],
+                timestamp=message["time"],
+                synchronous=True,
+            )
         return {}
 
     def _model(self, message: Message, ids: Mapping[str, str], again: bool) -> dict[str, str]:

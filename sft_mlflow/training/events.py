@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from sft_mlflow.data.manifest import Sample
+from sft_mlflow.tasks.base import Answer
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,24 @@ class EpochEnded:
     timestamp: int
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What the network says of the first validation images, before the epoch's `EpochEnded`."""
+
+    epoch: int
+    samples: Sequence[Sample]
+    answers: Sequence[Answer]
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """The same as a picture that is in a file. timestamp: milliseconds since 1970."""
+
+    epoch: int
+    path: Path
+    timestamp: int
+
+
 FitReason = Literal["finished", "early-stopped", "stopped"]
 
 
@@ -82,4 +104,14 @@ class FitEnded:
     value: float
 
 
-FitEvent = RoadChosen | RoadTravelled | StoreFilled | FitStarted | StepEnded | EpochEnded | FitEnded
+FitEvent = (
+    RoadChosen
+    | RoadTravelled
+    | StoreFilled
+    | FitStarted
+    | StepEnded
+    | Answered
+    | Pictured
+    | EpochEnded
+    | FitEnded
+)

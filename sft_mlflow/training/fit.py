@@ -27,12 +27,13 @@ from torch import Tensor, nn
 from sft_mlflow.errors import TrialError
 from sft_mlflow.sources.folding import folded
 from sft_mlflow.sources.network import StagedNetwork
-from sft_mlflow.tasks.base import Evidence, Frame, Task
+from sft_mlflow.tasks.base import Answer, Evidence, Frame, Task
 from sft_mlflow.training import mixup, optimisers
 from sft_mlflow.training.averaging import Average, copies, copy
 from sft_mlflow.training.batches import Batches
 from sft_mlflow.training.checkpoints import Checkpoint, Checkpoints
 from sft_mlflow.training.events import (
+    Answered,
     EpochEnded,
     FitEnded,
     FitEvent,
@@ -44,6 +45,9 @@ from sft_mlflow.training.precision import Arithmetic
 from sft_mlflow.training.randomness import keyed
 from sft_mlflow.training.recipe import LossSettings, Recipe
 from sft_mlflow.training.threads import one_thread
+
+# Whose answers are told while it learns, and about how often in a fit.
+SHOWN_IMAGES, SHOWN_EPOCHS = 4, 5
 
 
 @dataclass(frozen=True)
@@ -150,8 +154,11 @@ def fit(
         else:
             network.model.eval()
             with average.applied():
-                evidence = judged(network.head, suffix, batches, task, frame)
+                evidence, first = judged(network.head, suffix, batches, task, frame)
             network.freeze(recipe.depth, statistics=recipe.batch_statistics)
+            if epoch % math.ceil(max(1, epochs) / SHOWN_EPOCHS) == 0:
+                shown = batches.judged[: len(first)]
+                stopped = (yield Answered(epoch, shown, first)) or stopped
         found = task.judging.evaluate(evidence, batches.judged, frame)
         metrics = {f"valid/{name}": value for name, value in found.items()}
         if losses:
@@ -190,20 +197,22 @@ def fit(
 @torch.no_grad()
 def judged(
     head: nn.Module, suffix: torch.fx.GraphModule, batches: Batches, task: Task, frame: Frame
-) -> Evidence:
-    """Evidence of the answers to the validation side, in float32 as the model will be used.
+) -> tuple[Evidence, list[Answer]]:
+    """Evidence of the answers to the validation side, and the first of them themselves.
 
-    suffix: in eval mode, with that head at its end.
+    In float32, as the model will be used. suffix: in eval mode, with that head at its end.
     """
     network = folded(suffix)
     parts: list[Evidence] = []
+    first: list[Answer] = []
     images = 0
     for shown in batches.validation():
         sizes = [(sample.width, sample.height) for sample in shown.samples]
         answers = task.answering.answers(head, network(*shown.values), sizes, frame)
         parts.append(task.judging.evidence(answers, shown.samples, frame, images))
+        first += answers[: SHOWN_IMAGES - len(first)]
         images += len(shown.samples)
-    return np.concatenate(parts)
+    return np.concatenate(parts), first
 
 
 def _is_early(history: list[EpochEnded], patience: int) -> bool:

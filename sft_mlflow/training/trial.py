@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -25,11 +26,19 @@ from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.sources.source_model import Preprocessing, SourceModel
 from sft_mlflow.sources.uri import resolve
 from sft_mlflow.tasks import TASKS
-from sft_mlflow.tasks.base import Frame
+from sft_mlflow.tasks.base import Frame, Task
+from sft_mlflow.tasks.pictures import stacked
 from sft_mlflow.training.batches import ChainBatches
 from sft_mlflow.training.checkpoints import Checkpoints
-from sft_mlflow.training.events import FitEvent, RoadChosen, RoadTravelled, StoreFilled
-from sft_mlflow.training.fit import fit
+from sft_mlflow.training.events import (
+    Answered,
+    FitEvent,
+    Pictured,
+    RoadChosen,
+    RoadTravelled,
+    StoreFilled,
+)
+from sft_mlflow.training.fit import Fitted, fit
 from sft_mlflow.training.head_start import HeadStart
 from sft_mlflow.training.precision import Arithmetic
 from sft_mlflow.training.randomness import keyed
@@ -107,7 +116,7 @@ def run_trial(
         material, recipe, network, source, preprocessing, arithmetic, validations
     )
     try:
-        fitted = yield from fit(
+        told = fit(
             network,
             recipe,
             batches,
@@ -118,6 +127,7 @@ def run_trial(
             device,
             start,
         )
+        fitted = yield from _pictured(told, task, frame, folder)
     except torch.OutOfMemoryError as error:
         raise TrialError(
             f"out of memory at depth {recipe.depth} with batches of {recipe.batch_size} images of "
@@ -140,6 +150,32 @@ def run_trial(
     taken = batches.train.seconds + batches.valid.seconds
     yield RoadTravelled(road.stage, road.seconds, taken)
     yield fitted.ended
+
+
+def _pictured(
+    told: Generator[FitEvent, bool | None, Fitted], task: Task, frame: Frame, folder: Path
+) -> Generator[FitEvent, bool | None, Fitted]:
+    """The same events, but answers as pictures, or left out where a picture would not tell them."""
+    answer: bool | None = None
+    while True:
+        try:
+            event = told.send(answer)
+        except StopIteration as end:
+            fitted: Fitted = end.value
+            return fitted
+        if not isinstance(event, Answered):
+            answer = yield event
+        elif task.judging.pictures_tell:
+            drawn = (
+                task.judging.drawing(sample, said, frame)[0]
+                for sample, said in zip(event.samples, event.answers, strict=True)
+            )
+            path = folder / f"predictions-{event.epoch:04d}.jpg"
+            with whole_file(path) as beside:
+                beside.write_bytes(stacked(list(drawn)))
+            answer = yield Pictured(event.epoch, path, time.time_ns() // 1_000_000)
+        else:
+            answer = None
 
 
 def _batches(

@@ -12,7 +12,7 @@ from sft_mlflow.errors import TrialError
 from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.tasks.classification import CLASSIFICATION
 from sft_mlflow.training.checkpoints import Checkpoints
-from sft_mlflow.training.events import EpochEnded, FitEvent, FitStarted, StepEnded
+from sft_mlflow.training.events import Answered, EpochEnded, FitEvent, FitStarted, StepEnded
 from sft_mlflow.training.fit import fit, judged
 from sft_mlflow.training.probe import Probe
 
@@ -41,14 +41,25 @@ def test_events_come_in_order(run: Run) -> None:
     kinds = [type(event) for event in fitted.events]
     assert kinds == [
         FitStarted,
+        Answered,
         EpochEnded,
-        *([StepEnded] * steps + [EpochEnded]) * 2,
+        *([StepEnded] * steps + [Answered, EpochEnded]) * 2,
     ]
     assert [epoch.epoch for epoch in epochs_of(fitted)] == [0, 1, 2]
     assert [(e.epoch, e.step) for e in fitted.events if isinstance(e, StepEnded)] == [
         (epoch, step) for epoch in (1, 2) for step in (1, 2, 3, 4)
     ]
     assert fitted.ended.reason == "finished"
+
+
+def test_answers_are_told_a_few_times_and_of_the_same_first_images(
+    run: Run, digits: Digits
+) -> None:
+    fitted = run(epochs=12, patience=99)
+    told = [event for event in fitted.events if isinstance(event, Answered)]
+    assert [event.epoch for event in told] == [0, 3, 6, 9, 12]
+    assert all(tuple(event.samples) == digits.valid.samples[:4] for event in told)
+    assert all(len(event.answers) == 4 for event in told)
 
 
 def test_training_learns_and_ends_with_its_best_epoch(
@@ -61,7 +72,7 @@ def test_training_learns_and_ends_with_its_best_epoch(
     assert fitted.ended.value == max(values)
     assert fitted.ended.best_epoch == values.index(max(values))
     batches = digits.batches(RECIPE)
-    outputs = judged(network.head, network.suffix(18), batches, CLASSIFICATION, FRAME)
+    outputs, _ = judged(network.head, network.suffix(18), batches, CLASSIFICATION, FRAME)
     assert np.array_equal(outputs, fitted.evidence)
     found = CLASSIFICATION.judging.evaluate(outputs, batches.judged, FRAME)
     assert found["accuracy"] == fitted.ended.value
@@ -93,7 +104,7 @@ def test_the_probe_alone_takes_no_step(run: Run, new_network: NewNetwork, probe:
     probe.as_start().copy_into(network.head)
     before = {name: tensor.clone() for name, tensor in network.model.state_dict().items()}
     fitted = run(network=network, depth=0, head_start="probe", lr=None)
-    assert [type(event) for event in fitted.events] == [FitStarted, EpochEnded]
+    assert [type(event) for event in fitted.events] == [FitStarted, Answered, EpochEnded]
     assert fitted.ended.reason == "finished"
     assert same(before, fitted.weights)
 
@@ -165,7 +176,7 @@ def test_training_leaves_torchs_global_generator_where_it_was(
         return False
 
     run(network=network, stop=look, epochs=1, augmentation="light")
-    assert len(moved) == 7
+    assert len(moved) == 9
     assert not any(moved)
 
 
@@ -219,7 +230,7 @@ def test_a_stopped_fit_keeps_the_best_of_its_whole_epochs(
     assert fitted.ended.reason == "stopped"
     assert fitted.ended.value == max(epoch.value for epoch in epochs_of(fitted))
     batches = digits.batches(RECIPE)
-    outputs = judged(network.head, network.suffix(18), batches, CLASSIFICATION, FRAME)
+    outputs, _ = judged(network.head, network.suffix(18), batches, CLASSIFICATION, FRAME)
     assert np.array_equal(outputs, fitted.evidence)
     found = CLASSIFICATION.judging.evaluate(outputs, batches.judged, FRAME)
     assert found["accuracy"] == fitted.ended.value

@@ -74,7 +74,7 @@ def test_the_head_with_the_probe_in_it_gives_the_probes_logits(
     network = new_network()
     probe.as_start().copy_into(network.head)
     batches = digits.batches(replace(RECIPE, depth=0), network)
-    outputs = judged(network.head, network.suffix(0), batches, CLASSIFICATION, FRAME)
+    outputs, _ = judged(network.head, network.suffix(0), batches, CLASSIFICATION, FRAME)
     assert np.allclose(outputs, probe.outputs(train_features[1]), rtol=1e-4, atol=1e-4)
     assert np.array_equal(probe.valid, probe.outputs(train_features[1]))
     assert batches.judged == digits.valid.samples

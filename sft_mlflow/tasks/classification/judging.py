@@ -36,6 +36,7 @@ class ClassJudging:
     """Evidence are logits (N, classes)."""
 
     metrics = ("accuracy", "macro_f1")
+    pictures_tell = False
     measured = ("recall", "images")
 
     def objective(self, class_counts: Mapping[str, int]) -> tuple[str, str]:

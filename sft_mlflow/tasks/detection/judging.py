@@ -33,6 +33,7 @@ class BoxJudging:
     """Evidence are the boxes found, (M, 7): image, xmin, ymin, xmax, ymax, class, score."""
 
     metrics = ("map", "map_50")
+    pictures_tell = True
     measured = ("average precision", "objects")
 
     def objective(self, class_counts: Mapping[str, int]) -> tuple[str, str]:

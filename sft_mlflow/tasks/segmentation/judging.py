@@ -28,6 +28,7 @@ class MaskJudging:
     """Evidence are counts of pixels (N, classes, classes): true class, predicted class."""
 
     metrics = ("miou", "pixel_accuracy")
+    pictures_tell = True
     measured = ("IoU", "pixels")
 
     def objective(self, class_counts: Mapping[str, int]) -> tuple[str, str]:
