@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from sft_mlflow.data.manifest import Sample
+from sft_mlflow.sources.model_folder import Calibration
 from sft_mlflow.tasks.base import Answer
 
 
@@ -76,9 +77,13 @@ class EpochEnded:
 
 @dataclass(frozen=True)
 class Answered:
-    """What the network says of the first validation images, before the epoch's `EpochEnded`."""
+    """What the network says of the first validation images, before the epoch's `EpochEnded`.
+
+    calibration: fitted to all of its answers of the epoch.
+    """
 
     epoch: int
+    calibration: Calibration
     samples: Sequence[Sample]
     answers: Sequence[Answer]
 

@@ -80,6 +80,9 @@ def prepare(
         precision = faster_precision(
             network.model, (height, width), recipe.batch_size, material.device
         )
+        # Nothing of it trains while features are computed.
+        network.freeze(0)
+        network.model.eval()
     linear = TASKS[material.task].learning.is_linear
     asks_mirror = linear and augmentation is None and recipe.epochs > FEW_EPOCHS
     probed = None

@@ -166,8 +166,9 @@ def _pictured(
         if not isinstance(event, Answered):
             answer = yield event
         elif task.judging.pictures_tell:
+            calibrated = replace(frame, calibration=event.calibration)
             drawn = (
-                task.judging.drawing(sample, said, frame)[0]
+                task.judging.drawing(sample, said, calibrated)[0]
                 for sample, said in zip(event.samples, event.answers, strict=True)
             )
             path = folder / f"predictions-{event.epoch:04d}.jpg"

@@ -29,8 +29,9 @@ from tests.conftest import Server, draw_pictures
 from tests.docs.documents import DOCUMENTS, README, ROOT, Block, Workplace, blocks, commands
 
 EXECUTED = ("sh", "python")
-# `install` changes the machine, `network` needs what tests may not use, `server` does not end.
-MARKED = ("sh install", "sh network", "sh server")
+# `install` changes the machine, `network` needs what tests may not use, `server` does not end, and
+# a `study` takes minutes.
+MARKED = ("sh install", "sh network", "sh server", "sh study")
 SHOWN = ("text", "csv", "json")
 # Ports as the README has them; the test takes free ones instead.
 SERVED_PORT = "5001"
@@ -138,6 +139,21 @@ def test_without_a_network_the_message_says_which_files_to_put_where(
     assert "resnet50-" in message
     assert "TORCH_HOME" in message
     assert "Traceback" not in message.partition("error: ")[2].partition("mlflow.projects")[0]
+
+
+@pytest.mark.parametrize(
+    ("metric", "least"), [("Test mAP at 0.50", 0.8), ("Test mean IoU", 0.4)], ids=["boxes", "masks"]
+)
+def test_composed_scenes_are_learnt_by_the_commands_for_them(
+    metric: str, least: float, workplace: Workplace
+) -> None:
+    (block,) = of_kind("sh study")
+    command = block.text.splitlines()["IoU" in metric]
+    # Two trials instead of twelve: the probe has most of it.
+    printed = workplace.execute(block, f"{command} -P trials=2 -P depths=0,4")
+    found = re.search(rf"{metric} (0\.\d+)", printed)
+    assert found is not None
+    assert float(found[1]) > least
 
 
 @pytest.mark.parametrize("block", of_kind("sh install"), ids=str)
