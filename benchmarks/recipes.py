@@ -1,8 +1,9 @@
 """What a recipe costs and brings: single trials of stated recipes, over seeds, on one data set.
 
 No search: every recipe is trained as it stands and judged on many other images, since the few that
-a study validates on would tell chance. The first run of each recipe fills the store, `again` is the
-same trial once more, as later trials of a study find it. README.md says what was found.
+a study validates on would tell chance; boxes and masks are judged on their own validation side. The
+first run of each recipe fills the store, `again` is the same trial once more, as later trials of a
+study find it. README.md says what was found.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.single_trials import made_ready, recipe_of, trial
+from sft_mlflow.data.truth import ignored_values
 from sft_mlflow.options import EMBEDDED_SOURCE
+from sft_mlflow.tasks import TASKS
 
 
 def main() -> None:
@@ -26,31 +29,35 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     shutil.rmtree(options.work, ignore_errors=True)
     options.work.mkdir(parents=True)
+    classes = options.task == "classification"
     material, prepared = made_ready(
         options.data,
         options.work,
         options.epochs,
         source=options.source,
         image_size=options.image_size,
-        few=(options.train_per_class, options.validate),
+        few=(options.train_per_class, options.validate) if classes else None,
         reuse=options.reuse == "yes",
+        task=options.task,
+        ignored=ignored_values(options.ignore_index),
     )
     counts = {split: len(material.manifest.side(split)) for split in ("train", "valid")}
     print(f"{material.manifest.name}: {counts}; {prepared}")
-    print(f"probe {prepared.metrics['valid/accuracy']:.4f}")
+    metric = TASKS[options.task].judging.metrics[0]
+    print(f"probe {prepared.metrics[f'valid/{metric}']:.4f}")
     lines = []
-    print("| recipe | mean accuracy | of each seed | seconds | again |\n|---|---|---|---|---|")
+    print(f"| recipe | mean {metric} | of each seed | seconds | again |\n|---|---|---|---|---|")
     for text in options.recipe:
         found, seconds = [], []
         again = None
         for seed in range(options.seeds):
-            recipe = recipe_of(text, prepared, options.epochs, seed)
-            accuracy, taken = trial(material, recipe, options.work / "trial")
-            found.append(accuracy)
+            recipe = recipe_of(text, prepared, options.epochs, seed, options.task)
+            value, taken = trial(material, recipe, options.work / "trial")
+            found.append(value)
             seconds.append(taken)
             if options.again and not seed:
                 again = trial(material, recipe, options.work / "trial")[1]
-        lines.append({"recipe": text, "accuracy": found, "seconds": seconds, "again": again})
+        lines.append({"recipe": text, metric: found, "seconds": seconds, "again": again})
         each = ", ".join(f"{value:.4f}" for value in found)
         print(
             f"| {text} | {statistics.mean(found):.4f} | {each} | {statistics.median(seconds):.1f} "
@@ -72,6 +79,8 @@ def parser() -> argparse.ArgumentParser:
     add("--work", type=Path, required=True, help="folder for everything that is written; emptied")
     add("--output", type=Path, required=True, help="JSON file")
     add("--source", default=EMBEDDED_SOURCE)
+    add("--task", choices=tuple(TASKS), default="classification")
+    add("--ignore-index", type=int, help="value of masks' pixels that counts for nothing")
     add("--train-per-class", type=int, default=100)
     add("--validate", type=int, default=1000, help="images to judge by, none of them trained on")
     add("--image-size", type=int)

@@ -45,7 +45,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     from sft_mlflow.commands import finetune, score
     from sft_mlflow.data.pixels import PixelSpec, stream
     from sft_mlflow.options import FinetuneOptions, ScoreOptions, parse
-    from sft_mlflow.tasks.classification.predictor import Predictor
+    from sft_mlflow.tasks.predictor import Predictor
     from sft_mlflow.tracking import connection, fetch
 
     given = {"depths": "0", "trials": "1", "model_name": "scored"}
@@ -65,7 +65,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
             pass
 
     def forward() -> None:
-        predictor.probabilities(pixels)
+        predictor.answers(pixels, [(options.image_size,) * 2] * len(pixels))
 
     def scored() -> None:
         score(
