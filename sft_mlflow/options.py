@@ -304,6 +304,7 @@ class PromoteOptions(Options):
         "Default: the alias challenger.",
     )
     data: str = Field("", description="Test data. Default: the test side the candidate has.")
+    ignore_index: Whole = Field(None, ge=0, lt=2**16, description=IGNORE_INDEX)
     metric: MetricWord = Field(
         "auto",
         description="Figure of `minimum` and `min-improvement`; auto: accuracy, map or miou.",
@@ -312,8 +313,8 @@ class PromoteOptions(Options):
         None,
         ge=0,
         le=1,
-        description="The candidate's least figure. Default: more than always answering the most "
-        "frequent class would get.",
+        description="The candidate's least figure. Default: more than a model that knows nothing "
+        "would get.",
     )
     min_improvement: float = Field(
         0.0, ge=-1, le=1, description="Least gain over the champion; negative allows a loss."
@@ -322,20 +323,29 @@ class PromoteOptions(Options):
         1.0, gt=0, le=1, description="Largest p of the paired test that the gain is chance."
     )
     max_class_drop: float = Field(
-        0.1, ge=0, le=1, description="Most recall that any class may lose."
+        0.1,
+        ge=0,
+        le=1,
+        description="Most that any class may lose of its recall, average precision or IoU.",
     )
     rollback: bool = Field(False, description="Bring back the previous champion instead.")
     device: Device = Field("auto", description="Where to evaluate.")
 
 
 class ScoreOptions(Options):
-    """Class and probabilities of every image, as Parquet."""
+    """Classes, boxes or masks of every image, as Parquet."""
 
     model: str = Field(min_length=1, description="models:/NAME@champion, models:/m-ID, runs:/ID.")
     input: str = Field(min_length=1, description="Folder, glob, CSV or Parquet table, manifest.")
     output: str = Field(min_length=1, description="Parquet file, or folder for one file a part.")
     split: Literal["", "train", "valid", "test"] = Field(
         "", description="Of a manifest, only this side. Default: all of it."
+    )
+    least_score: Number = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Of boxes that are reported. Default: where F1 on validation was best.",
     )
     overwrite: bool = Field(False, description="Replace an output of another job.")
     device: Device = Field("auto", description="Where to score.")

@@ -112,7 +112,7 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
         )
         with opening.tracked(client, folder, name, command) as (outbox, parent):
             opening.keep_options_and_data(options, loaded, outbox, parent, folder)
-            settled = settling.settle(options, loaded, material, ladders, observer)
+            settled = settling.settle(options, loaded, material, ladders, observer, begun)
             studies.enqueue_first(study, settled.space)
             if interrupted := studies.requeue_interrupted(study):
                 text = (

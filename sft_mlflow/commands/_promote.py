@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sft_mlflow.commands.observer import Notice, Observer, unobserved
 from sft_mlflow.commands.surroundings import command_line, home, quieten_mlflow
+from sft_mlflow.data.truth import ignored_values
 from sft_mlflow.options import PromoteOptions
 from sft_mlflow.tracking import connection, promotion, runs
 from sft_mlflow.tracking.gate import Gate
@@ -28,6 +29,7 @@ def promote(options: PromoteOptions, observer: Observer = unobserved) -> Decisio
             cache=home(),
             candidate=options.model,
             data=options.data,
+            ignored=ignored_values(options.ignore_index),
             gate=Gate(
                 metric=options.metric,
                 minimum=options.minimum,

@@ -1,4 +1,4 @@
-"""`score`: class and probabilities of every image, as Parquet."""
+"""`score`: classes, boxes or masks of every image, as Parquet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def score(options: ScoreOptions, observer: Observer = unobserved) -> ScoreEnded:
     with runs.single(client, f"score {options.model}", command, options.as_text()) as run_id:
         model = fetch.fetch(client, options.model, into=home() / "models")
         observer(Notice(f"Scoring with {model.reference.label} on {device}"))
-        predictor = Predictor.load(model.folder, str(device))
+        predictor = Predictor.load(model.folder, str(device), least_score=options.least_score)
         classes = predictor.config.classes
         found = scoring_inputs.find(options.input, classes=classes, split=options.split or None)
         output = Path(options.output)

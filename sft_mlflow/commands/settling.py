@@ -26,6 +26,11 @@ DEFAULT_TRIALS = 12
 LEAST_PATIENCE = 4
 # Share of a trial's steps over which its weights are averaged.
 AVERAGING = 0.1
+# Of a budget, that probes which are trained may take.
+PROBES_SHARE = 1 / 3
+# Heads for boxes and masks take about as long as their body, and 100 draws of the test images for
+# the intervals of average precision 0.06 s an image.
+HEAD_FACTOR, JUDGING_SECONDS = 2, 0.1
 # Registration, report and the last messages, beside the evaluation whose length is estimated.
 CLOSING_SECONDS = 10.0
 
@@ -52,6 +57,12 @@ def refuse_unfit(options: FinetuneOptions, task: TaskName) -> None:
         problems.append(f"--metric {options.metric}: {task} has {' and '.join(metrics)}.")
     if not learning.is_linear and options.mixup:
         problems.append(f"--mixup {options.mixup:g}: images of {task} are not blended; use 0.")
+    if not learning.takes_settings and options.class_weights == "on":
+        problems.append(f"--class-weights on: the loss of {task} weighs its classes itself.")
+    if not learning.takes_settings and options.label_smoothing:
+        problems.append(f"--label-smoothing {options.label_smoothing:g}: {task} has none; use 0.")
+    if task != "segmentation" and options.ignore_index is not None:
+        problems.append(f"--ignore-index {options.ignore_index}: {task} has no masks.")
     if problems:
         raise OptionsError("\n".join(problems))
 
@@ -62,10 +73,12 @@ def settle(
     material: Material,
     ladders: Mapping[str, tuple[int, ...]],
     observer: Observer,
+    begun: float,
 ) -> Settled:
     """Objective, class weights, what the probe of each source tells, and the space of the search.
 
-    ladders: depths to search of each source. Raises OptionsError for an image size that a source
+    ladders: depths to search of each source; begun: when the command began, on the clock of
+    `time.monotonic`. Raises OptionsError for an image size that a source
     does not take, and for more combinations than a study may have trials.
     """
     task = TASKS[material.task]
@@ -80,10 +93,14 @@ def settle(
     if options.class_weights == "on" or (options.class_weights == "auto" and imbalanced):
         weights = task.learning.class_weights(loaded.manifest)
     recipe = shared_recipe(options, material.task, objective, weights)
-    prepared = {
-        uri: _prepared(options, material, replace(recipe, source=uri), observer)
-        for uri in options.source
-    }
+    prepared = {}
+    for number, uri in enumerate(options.source, 1):
+        of_source = replace(recipe, source=uri)
+        deadline = None
+        if options.budget_minutes is not None:
+            share = PROBES_SHARE * number / len(options.source)
+            deadline = begun + share * options.budget_minutes * 60
+        prepared[uri] = _prepared(options, material, of_source, observer, deadline)
     with_probe = options.head_start == "probe"
     # Unchanged images have one view.
     changed = any(found.augmentation != "none" for found in prepared.values())
@@ -180,9 +197,12 @@ def limits_of(options: FinetuneOptions, loaded: Loaded, settled: Settled, begun:
         wanted = DEFAULT_TRIALS if points == math.inf else int(points)
         return Limits(options.trials or wanted, None)
     slowest = max(p.seconds_an_image for p in settled.prepared.values())
+    linear = TASKS[loaded.manifest.task].learning.is_linear
+    slowest *= 1 if linear else HEAD_FACTOR
     # The test side is read from its files; trials that are stopped still validate once or twice.
     testing = 2 * slowest * len(loaded.manifest.side("test"))
     testing += 2 * slowest * len(loaded.manifest.side("valid")) * options.workers
+    testing += 0 if linear else JUDGING_SECONDS * len(loaded.manifest.side("test"))
     deadline = begun + options.budget_minutes * 60 - testing - CLOSING_SECONDS
     if deadline <= time.monotonic():
         raise OptionsError(
@@ -194,7 +214,11 @@ def limits_of(options: FinetuneOptions, loaded: Loaded, settled: Settled, begun:
 
 
 def _prepared(
-    options: FinetuneOptions, material: Material, recipe: Recipe, observer: Observer
+    options: FinetuneOptions,
+    material: Material,
+    recipe: Recipe,
+    observer: Observer,
+    deadline: float | None,
 ) -> Prepared:
     """What the probe of the source tells; a study that goes on keeps what it was begun with.
 
@@ -213,6 +237,7 @@ def _prepared(
         augmentation=None if options.augment == "auto" else options.augment,
         precision=None if options.precision == "auto" else options.precision,
         progress=lambda done, total: observer(Progress("Fitting the probe", done, total)),
+        deadline=deadline,
     )
     with whole_file(path) as beside:
         beside.write_text(json.dumps({**kept, uri: asdict(found)}, indent=2))

@@ -243,6 +243,13 @@ def _unfit(
             f"object.{because}"
         )
     empty = [split for split in SPLITS if not manifest.side(split)]
+    if listing.task == "detection" and not empty:
+        bare = [split for split in SPLITS if not any(manifest.counts(split).values())]
+        if bare:
+            return (
+                f"{listing.uri}: no image on {' and '.join(bare)} shows an object, so nothing "
+                "could be learnt or judged there. Give another split or another seed."
+            )
     if not empty:
         return None
     seed = covering_seed(listing, facts)

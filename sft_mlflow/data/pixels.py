@@ -1,4 +1,4 @@
-"""Decoded, square, uint8 pixels, of one image and of a stream of them."""
+"""Decoded uint8 pixels of one size, of one image and of a stream of them."""
 
 from __future__ import annotations
 

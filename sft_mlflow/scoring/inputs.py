@@ -18,7 +18,7 @@ from typing import Literal
 from sft_mlflow.data.manifest import Split
 from sft_mlflow.data.readers.folder import IMAGE_SUFFIXES
 from sft_mlflow.data.readers.listing import SPLIT_WORDS
-from sft_mlflow.data.tables import is_table, table_rows
+from sft_mlflow.data.tables import columns_of, is_table, table_rows
 from sft_mlflow.errors import DataError, OptionsError
 
 Kind = Literal["folder", "glob", "table", "file"]
@@ -237,6 +237,9 @@ def _matches(folder: Path, pattern: Sequence[str]) -> Iterator[Path]:
 
 
 def _table_rows(table: Path, split: Split | None) -> Iterator[InputImage]:
+    # Of a table of boxes, whose rows are no images and whose labels are those of objects.
+    listed: set[str] = set()
+    boxes = "xmin" in columns_of(table)
     for number, row in table_rows(table, needed=("path",), optional=("label", "split")):
         if split is not None:
             if "split" not in row:
@@ -248,5 +251,9 @@ def _table_rows(table: Path, split: Split | None) -> Iterator[InputImage]:
         path = row["path"].strip()
         if not path:
             raise DataError(f"{table}:{number}: no path. Fill it in or remove the row.")
-        label = row.get("label", "").strip()
+        if boxes and path in listed:
+            continue
+        if boxes:
+            listed.add(path)
+        label = "" if boxes else row.get("label", "").strip()
         yield InputImage(table.parent / os.path.expanduser(path), label or None)

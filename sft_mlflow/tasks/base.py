@@ -72,6 +72,10 @@ class Learning(Protocol):
         """Whether the head is a linear function of one feature vector, whose best is computed."""
 
     @property
+    def takes_settings(self) -> bool:
+        """Whether the loss reads its settings."""
+
+    @property
     def label_smoothing(self) -> float:
         """What is usual."""
 

@@ -44,7 +44,7 @@ class Reliability:
 class ClassRow:
     """How one class fares.
 
-    count: its images or objects, or pixels in thousands; values: as `ClassTable.columns` name them,
+    count: its images, objects or pixels; values: as `ClassTable.columns` name them,
     the last one leads; nan where there is none.
     """
 

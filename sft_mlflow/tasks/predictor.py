@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sft_mlflow.errors import OptionsError
 from sft_mlflow.sources import architectures, model_folder, network
 from sft_mlflow.sources.folding import folded
 from sft_mlflow.sources.model_folder import ModelConfig
@@ -32,9 +34,20 @@ class Predictor:
         self._network = folded(staged.suffix(staged.full_depth))
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> Predictor:
-        """The predictor of a model folder; its weights are verified against their SHA-256."""
+    def load(
+        cls, folder: Path, device: str = "cpu", *, least_score: float | None = None
+    ) -> Predictor:
+        """The predictor of a model folder; its weights are verified against their SHA-256.
+
+        least_score: of boxes that are reported, None for the model's own. Raises OptionsError where
+        it is given to a model that has none.
+        """
         config = model_folder.read_config(folder)
+        if least_score is not None:
+            if "least_score" not in TASKS[config.task].answering.adjustable:
+                raise OptionsError(f"--least-score {least_score:g}: {config.task} has no boxes.")
+            calibration = replace(config.calibration, least_score=least_score)
+            config = replace(config, calibration=calibration)
         learning = TASKS[config.task].learning
         staged = learning.bare_network(config.architecture, len(config.classes))
         architectures.load(staged.model, model_folder.read_weights(folder, config), str(folder))

@@ -207,20 +207,25 @@ def from_image_table(
 
 
 def from_annotated_images(
-    path: str | Path, name: str | None = None, digest: str | None = None
+    path: str | Path,
+    name: str | None = None,
+    digest: str | None = None,
+    task: str | None = None,
 ) -> ImageDataset:
     """The data set of images with boxes or masks, in any layout that a study reads.
 
-    digest: by default of the files' content, annotations and sides; every file is read for it.
+    task: `detection` or `segmentation` where the layout is for both, else detection. digest: by
+    default of the files' content, annotations and sides; every file is read for it.
     Raises OptionsError for another layout, DataError for wrong annotations.
     """
     from sft_mlflow.data.readers import task_for
     from sft_mlflow.errors import OptionsError
 
-    task = task_for(str(path))
-    if task == "classification":
+    wanted = next((name for name in ("detection", "segmentation") if name == task), None)
+    found = task_for(str(path), wanted)
+    if found == "classification":
         raise OptionsError(f"{path}: has neither boxes nor masks. Take from_image_folder.")
-    return _read(str(path), task, name, digest)
+    return _read(str(path), found, name, digest)
 
 
 def dataset_of(manifest: "Manifest") -> ImageDataset:

@@ -16,6 +16,8 @@ from sft_mlflow.tasks.bootstrap import resampled
 
 # The usual level; at it, one challenger in twenty that is just as good is refused by chance.
 SIGNIFICANCE = 0.05
+# On fewer images the average precision or IoU of a class hangs on one of them.
+FEW_IMAGES = 5
 # Of the paired bootstrap: enough to tell 0.05.
 RESAMPLES = 200
 # Figures are ratios of counts: two that differ by less than this are the same.
@@ -61,12 +63,13 @@ class Figures:
 class ClassChange:
     """What one class is found with by both models.
 
-    count: its images, objects or pixels; lost: of its images the challenger gets so many fewer
-    right, None where an image is not right or wrong.
+    count: its images, objects or pixels; images: that show it; lost: of its images the challenger
+    gets so many fewer right, None where an image is not right or wrong.
     """
 
     name: str
     count: int
+    images: int
     champion: float
     challenger: float
     lost: int | None
@@ -199,6 +202,7 @@ def compare(
             ClassChange(
                 name=name,
                 count=count,
+                images=sum(name in classes_in(sample.truth) for sample in samples),
                 champion=value,
                 challenger=after[name][1],
                 # Of a class the recall is the share of its images that are right.
@@ -318,7 +322,7 @@ def _no_class_drops(gate: Gate, comparison: Comparison) -> Condition:
         change
         for change in comparison.classes
         if change.drop > gate.max_class_drop + _TOLERANCE
-        and (change.lost is None or change.lost > 1)
+        and (change.lost > 1 if change.lost is not None else change.images >= FEW_IMAGES)
     ]
     if not comparison.classes:
         return Condition("class drop", True, "no class was to be found by either")

@@ -59,13 +59,15 @@ def own_test_side(folder: Path) -> HeldOut:
     return HeldOut(_of(manifest, manifest.side("test")))
 
 
-def given_test_data(uri: str, *, task: TaskName, cache: Path) -> HeldOut:
+def given_test_data(
+    uri: str, *, task: TaskName, cache: Path, ignored: frozenset[str] = frozenset()
+) -> HeldOut:
     """The images behind a URI that is given as test data.
 
     The test side, where the source has sides (a saved manifest, a column split, a test folder);
     else all of it. Broken files are left out and counted. Raises DataError where none is left.
     """
-    listed = read(uri, cache=cache, task=task)
+    listed = read(uri, cache=cache, task=task, ignored=ignored)
     sided = any(entry.split is not None for entry in listed.entries)
     tests = tuple(e for e in listed.entries if e.split == "test" or not sided)
     listing = replace(listed, entries=tests)

@@ -14,6 +14,7 @@ from mlflow.data.evaluation_dataset import EvaluationDataset
 from mlflow.models.evaluation import EvaluationResult, ModelEvaluator
 
 from sft_mlflow.data.manifest import Sample
+from sft_mlflow.data.masks import IGNORED
 from sft_mlflow.data.pixels import PixelSpec
 from sft_mlflow.data.truth import Box
 from sft_mlflow.errors import DataError
@@ -29,6 +30,7 @@ from sft_mlflow.tracking.evaluation import answers_to, log_artifacts, log_figure
 Parts = Sequence[Mapping[str, Any]]
 
 _TASKS = {task.model_type: task for task in (DETECTION, SEGMENTATION)}
+_CORNERS = {"xmin", "ymin", "xmax", "ymax"}
 _COLUMNS = {DETECTION.name: "boxes", SEGMENTATION.name: "segments"}
 
 
@@ -91,18 +93,19 @@ class BoxAndMaskEvaluator(ModelEvaluator):  # type: ignore[misc, unused-ignore]
         judged = judge(found, truth)
         judging = task.judging
         figures = judging.evaluate(judged.evidence, judged.samples, judged.frame)
-        tested = judging.tested(judged.evidence, judged.samples, judged.frame, seed=0)
         log_figures(figures, dataset, run_id, model_id)
-        rows = [(row.name, *row.values, row.count) for row in tested.per_class.rows]
-        columns = ["name", *tested.per_class.columns, tested.per_class.counted]
-        tables = {"per_class": pd.DataFrame(rows, columns=columns)}
-        artifacts = log_artifacts(run_id, tables, tested.confusion)
+        by_class = judging.by_class(judged.evidence, judged.samples, judged.frame)
+        rows = [(name, count, value) for name, (count, value) in by_class.items()]
+        value_name, count_name = judging.measured
+        tables = {"per_class": pd.DataFrame(rows, columns=["name", count_name, value_name])}
+        confusion = judging.confusion(judged.evidence, judged.samples, judged.frame)
+        artifacts = log_artifacts(run_id, tables, confusion)
         # MLflow's classes for results have no annotations.
         return EvaluationResult(figures, artifacts, run_id)  # type: ignore[no-untyped-call]
 
 
 def _predicted(task: Task, model: Any, frame: pd.DataFrame) -> list[Parts]:
-    signature = getattr(model.metadata, "signature", None)
+    signature = getattr(getattr(model, "metadata", None), "signature", None)
     params = getattr(signature, "params", None) or ()
     # Average precision counts every box; what a model reports by itself are those it is sure of.
     everything = {"least_score": 0.0} if "least_score" in {param.name for param in params} else None
@@ -123,12 +126,23 @@ def _parts(value: Any, what: str, row: int) -> Parts:
         parts = json.loads(value) if isinstance(value, str) else list(value)
     except (TypeError, ValueError):
         parts = None
-    if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
+    if not isinstance(parts, list) or not all(
+        isinstance(part, Mapping)
+        and "label" in part
+        and (part.keys() >= _CORNERS or "counts" in part)
+        for part in parts
+    ):
         raise DataError(
             f"row {row}: the {what} is no list of boxes or segments, each with its label, nor JSON "
             "of one (docs/mlflow.md)."
         )
     return parts
+
+
+def _is_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and (
+        part.keys() >= {"label", *_CORNERS} or part.keys() >= {"label", "size", "counts"}
+    )
 
 
 def _classes(*images: Sequence[Parts]) -> tuple[str, ...]:
@@ -167,7 +181,13 @@ def _masks(found: Sequence[Parts], truth: Sequence[Parts]) -> _Judged:
     frame = Frame(_classes(found, truth), PixelSpec(1, "nearest"))
     counts = []
     for row, (said, true) in enumerate(zip(found, truth, strict=True)):
+        if not true:
+            # All of it is ignored.
+            counts.append(np.zeros((len(frame.classes),) * 2, np.int64))
+            continue
         answer, mask = (indices_of(parts, frame.classes) for parts in (said, true))
+        if (answer == IGNORED).any():
+            raise DataError(f"row {row}: the answer leaves pixels without a class. Give each one.")
         if answer.shape != mask.shape:
             raise DataError(
                 f"row {row}: the answer has {answer.shape[1]} x {answer.shape[0]} pixels and the "

@@ -108,6 +108,7 @@ def promote(
     cache: Path,
     candidate: str = "",
     data: str = "",
+    ignored: frozenset[str] = frozenset(),
     gate: Gate = Gate(),  # noqa: B008 - frozen
     device: str = "cpu",
 ) -> Decision:
@@ -116,21 +117,25 @@ def promote(
     candidate: `models:/...` or `runs:/...`, by default the alias `challenger` of model_name; one
     that is no version of model_name yet becomes one. data: test data, by default the test side of
     the candidate's own data; images that either model was trained on are left out and counted.
-    cache: folder for fetched models and named data sets. The old champion becomes `previous`. The
-    decision goes to the run (metrics, `promotion/decision.json`, the test manifest), to the log of
-    the registered model, and to tags on both versions, whose `sft.test_readings` count up.
+    ignored: values of its masks that count for nothing. cache: folder for fetched models and named
+    data sets. The old champion becomes `previous`. The decision goes to the run (metrics,
+    `promotion/decision.json`, the test manifest), to the log of the registered model, and to tags
+    on both versions, whose `sft.test_readings` count up.
     If another promotion moves the champion meanwhile, this one starts over against the new one.
     Raises OptionsError, DataError and TrackingError; a refusal is a Decision.
     """
     model = fetch(client, candidate or f"models:/{model_name}@{CHALLENGER}", into=cache / "models")
     task = model_folder.read_config(model.folder).task
+    metrics = TASKS[task].judging.metrics
+    if gate.metric not in ("auto", *metrics):
+        raise OptionsError(f"--metric {gate.metric}: {task} has {' and '.join(metrics)}.")
     version = _version_of(client, model_name, model, run_id)
     before = _champion(client, model_name)
     if before == version:
         return _unchanged(client, run_id, model_name, version)
 
     test = (
-        held_out.given_test_data(data, task=task, cache=cache / "data")
+        held_out.given_test_data(data, task=task, ignored=ignored, cache=cache / "data")
         if data
         else held_out.own_test_side(model.folder)
     )

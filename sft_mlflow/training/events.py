@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from sft_mlflow.data.manifest import Sample
-from sft_mlflow.sources.model_folder import Calibration
-from sft_mlflow.tasks.base import Answer
+from sft_mlflow.tasks.base import Answer, Evidence
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,14 @@ class EpochEnded:
 
 @dataclass(frozen=True)
 class Answered:
-    """What the network says of the first validation images, before the epoch's `EpochEnded`.
+    """What the network says of the validation images, before the epoch's `EpochEnded`.
 
-    calibration: fitted to all of its answers of the epoch.
+    answers: to the first of the samples; evidence: of those to all.
     """
 
     epoch: int
-    calibration: Calibration
     samples: Sequence[Sample]
+    evidence: Evidence
     answers: Sequence[Answer]
 
 

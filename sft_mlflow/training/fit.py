@@ -157,9 +157,8 @@ def fit(
                 evidence, first = judged(network.head, suffix, batches, task, frame)
             network.freeze(recipe.depth, statistics=recipe.batch_statistics)
             if epoch % math.ceil(max(1, epochs) / SHOWN_EPOCHS) == 0:
-                calibration = task.judging.calibrated(evidence, batches.judged, frame)
-                shown = batches.judged[: len(first)]
-                stopped = (yield Answered(epoch, calibration, shown, first)) or stopped
+                told = Answered(epoch, batches.judged, evidence, first)
+                stopped = (yield told) or stopped
         found = task.judging.evaluate(evidence, batches.judged, frame)
         metrics = {f"valid/{name}": value for name, value in found.items()}
         if losses:

@@ -75,7 +75,8 @@ def _step(model: nn.Module, images: Tensor, arithmetic: Arithmetic) -> float:
         outputs = model(images)
     # Any will do: it is the network that takes the time.
     parts = outputs.values() if isinstance(outputs, Mapping) else (outputs,)
-    loss = torch.stack([part.float().square().mean() for part in parts]).sum()
+    values = [part.float().square().mean() for part in parts if part.is_floating_point()]
+    loss = torch.stack(values).sum()
     loss.backward()
     model.zero_grad()
     return loss.item()

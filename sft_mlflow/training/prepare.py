@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -48,18 +49,25 @@ def prepare(
     augmentation: Augmentation | None,
     precision: Precision | None,
     progress: Progress,
+    deadline: float | None = None,
 ) -> Prepared:
     """Fit the source's probe and settle what was left open (None) by looking, not guessing.
 
     recipe: what trials of that source share; its own size, augmentation and precision do not
     count. The probe is kept in the material's folder where trials start from it; else it is fitted
-    only if the augmentation depends on it. Raises OptionsError where the source does not take
-    images of that size.
+    only if the augmentation depends on it. deadline: when a probe that is trained has to stop, on
+    the clock of `time.monotonic`. Raises OptionsError where the source does not take images of that
+    size.
     """
     source = material.source(recipe.source)
     network, preprocessing = network_at(material, source, image_size)
     if not _accepts(network, preprocessing, material.device):
         own = source.preprocessing.size
+        if preprocessing.canvas is not None:
+            raise OptionsError(
+                f"--source {recipe.source}: takes squares of {own} pixels only, and boxes and "
+                f"masks are found in whole pictures. Choose another network."
+            )
         if image_size is not None or preprocessing.size == own:
             raise OptionsError(
                 f"--image-size {preprocessing.size}: {recipe.source} takes images of {own} pixels "
@@ -91,9 +99,12 @@ def prepare(
         probed = computed(material, road, weights, metric, progress, mirror=asks_mirror)
     elif recipe.head_start == "probe":
         settled = replace(recipe, image_size=preprocessing.size, precision=precision)
-        probed = trained(material, settled, progress)
+        probed = trained(material, settled, progress, deadline)
     if probed is not None:
-        probed.head.save(material.probe_path(recipe.source, preprocessing.size))
+        path = material.probe_path(recipe.source, preprocessing.size)
+        probed.head.save(path)
+        # Where it was trained.
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
     keeps_class = probed is not None and probed.lost_by_mirroring <= MIRROR_LOSS
     return Prepared(
         uri=recipe.source,

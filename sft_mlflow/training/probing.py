@@ -6,8 +6,9 @@ Where the head is linear it is computed; else it is trained, as the trial of dep
 from __future__ import annotations
 
 import math
-import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,8 +31,8 @@ Progress = Callable[[int, int], None]
 
 # Features of more would fill the memory, and teach a linear probe of a thousand inputs no more.
 PROBE_IMAGES = 20_000
-# Of a head that is trained: the rate that did best on composed scenes (docs/performance.md), and
-# what it takes to get anywhere where images or epochs are few.
+# Of a head that is trained: the rate (docs/performance.md), and what it takes to get anywhere where
+# images or epochs are few.
 PROBE_RATE = 3e-3
 LEAST_STEPS = 300
 
@@ -48,34 +49,45 @@ class Probed:
     lost_by_mirroring: float = math.inf
 
 
-def trained(material: Material, recipe: Recipe, progress: Progress) -> Probed:
+def trained(
+    material: Material, recipe: Recipe, progress: Progress, deadline: float | None
+) -> Probed:
     """The probe of a task whose head is not linear, trained as the recipe says but for its depth.
 
-    Killed, it goes on from its checkpoint.
+    Killed, it goes on from its checkpoint. deadline: when it is to stop, on the clock of
+    `time.monotonic`. Raises TrialError where its loss is not finite.
     """
     steps = math.ceil(len(material.manifest.side("train")) / recipe.batch_size)
+    epochs = max(recipe.epochs, math.ceil(LEAST_STEPS / steps))
     alone = replace(
         recipe,
         depth=0,
         lr=PROBE_RATE,
-        epochs=max(recipe.epochs, math.ceil(LEAST_STEPS / steps)),
+        optimizer="adamw",
+        epochs=epochs,
+        # A random head needs its steps before it gets anywhere.
+        patience=epochs,
         # It is fitted to the images as they are, which the frozen body has to see only once.
         augmentation="none",
         head_start="random",
     )
     folder = material.probe_path(recipe.source, recipe.image_size).with_suffix("")
     best: EpochEnded | None = None
-    for event in run_trial(material, alone, folder):
-        if isinstance(event, EpochEnded):
-            progress(event.epoch, alone.epochs)
-            best = event if best is None or event.value > best.value else best
+    events, stop = run_trial(material, alone, folder), None
+    with suppress(StopIteration):
+        while True:
+            event = events.send(stop)
+            stop = deadline is not None and time.monotonic() > deadline
+            if isinstance(event, EpochEnded):
+                progress(event.epoch, epochs)
+                best = event if best is None or event.value > best.value else best
+    progress(epochs, epochs)
     assert best is not None
     network, _ = network_at(material, material.source(recipe.source), recipe.image_size)
     before = f"{network.head_path}."
     weights = model_folder.read_weights(folder / MODEL, model_folder.read_config(folder / MODEL))
     tensors = {k.removeprefix(before): v for k, v in weights.items() if k.startswith(before)}
     found = HeadStart(tensors, np.load(folder / EVIDENCE))
-    shutil.rmtree(folder)
     metrics = {k.removeprefix("valid/"): v for k, v in best.metrics.items() if "valid/" in k}
     return Probed(found, metrics)
 

@@ -166,10 +166,11 @@ def _pictured(
         if not isinstance(event, Answered):
             answer = yield event
         elif task.judging.pictures_tell:
-            calibrated = replace(frame, calibration=event.calibration)
+            calibration = task.judging.calibrated(event.evidence, event.samples, frame)
+            calibrated = replace(frame, calibration=calibration)
             drawn = (
                 task.judging.drawing(sample, said, calibrated)[0]
-                for sample, said in zip(event.samples, event.answers, strict=True)
+                for sample, said in zip(event.samples, event.answers, strict=False)
             )
             path = folder / f"predictions-{event.epoch:04d}.jpg"
             with whole_file(path) as beside:

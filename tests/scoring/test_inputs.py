@@ -135,3 +135,14 @@ def test_the_survey_sees_a_picture_that_was_replaced(tmp_path: Path) -> None:
     assert (before.images, before.labelled) == (2, 0)
     os.utime(root / "a.png", ns=(1, 1))
     assert survey(inputs).digest != before.digest
+
+
+def test_a_table_of_boxes_lists_each_image_once_and_without_a_class(tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text(
+        "path,label,xmin,ymin,xmax,ymax\na.png,cat,1,1,5,5\na.png,dog,2,2,6,6\nb.png,,,,,\n"
+    )
+    inputs = find(str(tmp_path / "boxes.csv"), classes=("cat", "dog"))
+    assert [(image.path.name, image.label) for image in inputs] == [
+        ("a.png", None),
+        ("b.png", None),
+    ]

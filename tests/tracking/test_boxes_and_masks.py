@@ -19,7 +19,8 @@ from mlflow.models import Model
 from sft_mlflow.data.loading import load_manifest, save_manifest
 from sft_mlflow.data.manifest import Manifest
 from sft_mlflow.data.readers.scenes import scenes
-from sft_mlflow.errors import DataError
+from sft_mlflow.data.truth import Mask
+from sft_mlflow.errors import DataError, OptionsError
 from sft_mlflow.scoring.inputs import find
 from sft_mlflow.scoring.score import score
 from sft_mlflow.sources import model_folder, weights
@@ -28,9 +29,10 @@ from sft_mlflow.sources.uri import resolve
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.tasks.base import Frame
 from sft_mlflow.tasks.predictor import Predictor
+from sft_mlflow.tasks.segmentation.truth import true_mask
 from sft_mlflow.tracking import held_out, packaging
 from sft_mlflow.tracking.datasets import dataset_of
-from sft_mlflow.tracking.gate import Contestant, Gate, judge
+from sft_mlflow.tracking.gate import FEW_IMAGES, Contestant, Gate, compare, judge
 from tests.contract.test_tasks import ANSWERS
 
 MASK_TASKS = ("detection", "segmentation")
@@ -99,6 +101,39 @@ def active(client: MlflowClient, experiment_id: str) -> Iterator[str]:
 def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The composed scenes with COCO's annotations of each side."""
     return scenes(tmp_path_factory.mktemp("scenes"))
+
+
+def test_a_least_score_may_be_given_where_there_are_boxes(made: Made) -> None:
+    if made.task == "segmentation":
+        with pytest.raises(OptionsError, match="segmentation has no boxes"):
+            Predictor.load(made.folder, least_score=0.5)
+        return
+    config = Predictor.load(made.folder, least_score=0.5).config
+    assert config.calibration.least_score == 0.5
+
+
+def test_a_mask_that_changed_is_not_judged_by(made: Made, tmp_path: Path) -> None:
+    if made.task == "detection":
+        return
+    sample = made.manifest.side("test")[0]
+    assert isinstance(sample.truth, Mask)
+    other = tmp_path / "mask.png"
+    other.write_bytes(made.manifest.side("test")[1].truth.path.read_bytes())  # type: ignore[union-attr]
+    moved = replace(sample, truth=replace(sample.truth, path=other))
+    with pytest.raises(DataError, match="mask changed since it was checked"):
+        true_mask(moved, made.manifest.classes, made.manifest.mask_values)
+
+
+def test_an_answer_with_holes_is_refused_by_its_row(active: str, made: Made) -> None:
+    if made.task == "detection":
+        return
+    frame = dataset_of(replace(made.manifest, samples=made.manifest.side("test")[:3])).frame()
+    said = frame.assign(said=frame["segments"])
+    said.loc[1, "said"] = json.dumps(json.loads(said["said"][1])[:1])
+    with pytest.raises(DataError, match="row 1: the answer leaves pixels without a class"):
+        mlflow.models.evaluate(
+            data=said, targets="segments", predictions="said", model_type="semantic-segmentation"
+        )
 
 
 def test_a_served_model_answers_as_its_predictor_and_has_no_binary_columns(made: Made) -> None:
@@ -231,6 +266,17 @@ class TestGate:
 
     def test_a_challenger_that_is_better_passes(self, made: Made) -> None:
         assert self.verdict(made, 0, 8) == []
+
+    def test_a_class_that_few_images_show_cannot_veto(self, made: Made) -> None:
+        samples = made.manifest.side("test")
+        judging = TASKS[made.task].judging
+        comparison = compare(
+            judging, judging.metrics[0], samples, self.answers(made, 8), self.answers(made, 0)
+        )
+        rare = [c.name for c in comparison.classes if c.images < FEW_IMAGES and c.drop > 0.1]
+        found = judge(Gate(), judging, samples, self.answers(made, 8), self.answers(made, 0))
+        dropped = [c.message for c in found.failed if c.name == "class drop"]
+        assert not any(f"{name!r}" in message for name in rare for message in dropped)
 
     def test_one_that_is_worse_on_most_images_is_worse_and_not_by_chance(self, made: Made) -> None:
         assert self.verdict(made, 8, 0) == ["improvement", "not worse"]

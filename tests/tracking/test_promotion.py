@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from sft_mlflow.data.loading import load_manifest, read_manifest, save_manifest
 from sft_mlflow.data.manifest import Manifest
-from sft_mlflow.errors import DataError, TrackingError
+from sft_mlflow.errors import DataError, OptionsError, TrackingError
 from sft_mlflow.tracking import decisions as log
 from sft_mlflow.tracking import promotion
 from sft_mlflow.tracking.decisions import Entry, decisions
@@ -288,6 +288,15 @@ def test_a_promotion_starts_over_where_the_champion_changed_meanwhile(
     decision = registry.promote()
     assert (decision.version, decision.champion, decision.number) == (other, good, 2)
     assert registry.aliases() == {"challenger": other, "champion": other, "previous": good}
+
+
+def test_a_metric_of_another_task_is_refused_before_anything_is_read(
+    registry: Registry, good_folder: Path
+) -> None:
+    version = registry.add(good_folder, "challenger")
+    with pytest.raises(OptionsError, match="--metric miou: classification has accuracy"):
+        registry.promote(gate=Gate(metric="miou"))
+    assert "sft.test_readings" not in registry.tags(version)
 
 
 def promoted_elsewhere(uri: str, experiment_id: str, cache: Path, version: str) -> str:

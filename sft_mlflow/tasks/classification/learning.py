@@ -29,6 +29,7 @@ class ClassLearning:
     """A linear head on the pooled features, trained with cross entropy."""
 
     is_linear = True
+    takes_settings = True
     label_smoothing = 0.1
 
     def preprocessing(

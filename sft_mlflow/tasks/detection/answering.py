@@ -38,14 +38,14 @@ class BoxAnswering:
         detected = head.detect(outputs, (canvas.height, canvas.width))
         for one, (width, height) in zip(detected, sizes, strict=False):
             at = place(canvas, width, height)
-            boxes = boxes_in_picture(one.boxes.double().cpu().numpy(), at)
+            boxes = boxes_in_picture(one.boxes.cpu().double().numpy(), at)
             # What was found on the padding alone has nothing left.
             left = (boxes[:, 2:] > boxes[:, :2]).all(1)
             found.append(
                 Boxes(
                     boxes[left],
                     one.labels.cpu().numpy()[left],
-                    one.scores.double().cpu().numpy()[left],
+                    one.scores.cpu().double().numpy()[left],
                 )
             )
         return found

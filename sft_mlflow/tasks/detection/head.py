@@ -73,7 +73,7 @@ class FcosOverPyramid(nn.Module):
         named = OrderedDict((str(number), one) for number, one in enumerate(maps))
         levels = list(self.pyramid(named).values())
         levels.append(self.coarser(levels[-1]))
-        sizes = torch.tensor([level.shape[-2:] for level in levels])
+        sizes = torch.tensor([level.shape[-2:] for level in levels], device=levels[0].device)
         return {**self.fcos.head(levels), "sizes": sizes}
 
     def loss(

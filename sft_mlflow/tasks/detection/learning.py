@@ -38,6 +38,7 @@ class BoxLearning:
     """FCOS over a pyramid of the source's maps."""
 
     is_linear = False
+    takes_settings = False
     label_smoothing = 0.0
 
     def preprocessing(
@@ -94,7 +95,7 @@ class BoxLearning:
         """FCOS's: focal loss of classes, GIoU of boxes, cross entropy of centres."""
         del settings
         assert isinstance(head, FcosOverPyramid)
-        device = outputs["sizes"].device
+        device = outputs["cls_logits"].device
         objects = [Objects(o.boxes.to(device), o.labels.to(device)) for o in targets.objects]
         return head.loss(outputs, objects, (targets.canvas.height, targets.canvas.width))
 

@@ -54,7 +54,8 @@ def average_precision(
     if not answers or not true_boxes:
         known = {classes[box["category_id"]]: 0.0 for box in true_boxes}
         nothing = 0.0 if true_boxes else float("nan")
-        return Precision(nothing, nothing, nothing, nothing, nothing, nothing, known, known)
+        no = float("nan")
+        return Precision(nothing, nothing, nothing, no, no, no, known, known)
     # It prints what it does.
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(reference)

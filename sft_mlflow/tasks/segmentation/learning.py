@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -32,6 +33,7 @@ class MaskLearning:
     """A semantic feature pyramid over the source's maps, trained with cross entropy."""
 
     is_linear = False
+    takes_settings = True
     label_smoothing = 0.0
 
     def preprocessing(
@@ -50,12 +52,17 @@ class MaskLearning:
 
     def class_weights(self, manifest: Manifest) -> tuple[float, ...]:
         """By the number of pixels of each class in at most 500 training masks."""
-        samples = manifest.side("train")[:_COUNTED_MASKS]
+        side = manifest.side("train")
+        # From all over the side: neighbours show the same street.
+        samples = side[:: math.ceil(len(side) / _COUNTED_MASKS)]
         read = partial(true_mask, classes=manifest.classes, values=manifest.mask_values)
         counts = np.zeros(IGNORED + 1, np.int64)
         for mask in ordered_map(read, samples, ahead=4 * THREADS):
             counts += np.bincount(mask.ravel(), minlength=IGNORED + 1)
-        return weights(counts[: len(manifest.classes)].tolist())
+        found = counts[: len(manifest.classes)].tolist()
+        # What none of these masks shows is too rare to be weighed by what was seen of it.
+        known = iter(weights([count for count in found if count]))
+        return tuple(next(known) if count else 1.0 for count in found)
 
     def are_imbalanced(self, counts: Mapping[str, int]) -> bool:
         """Always: what matters are pixels, and of a road there are more than of a sign."""

@@ -1,0 +1,82 @@
+"""The probe of a head that is not linear: the trial of depth 0, trained once."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sft_mlflow.data.loading import load_manifest
+from sft_mlflow.reuse.store import Store
+from sft_mlflow.training import probing
+from sft_mlflow.training.events import EpochEnded
+from sft_mlflow.training.head_start import HeadStart
+from sft_mlflow.training.prepare import prepare
+from sft_mlflow.training.trial import Material, run_trial
+from tests.recipes import RECIPE
+
+SHARED = replace(
+    RECIPE, batch_size=8, epochs=1, metric="miou", head_start="probe", label_smoothing=0.0, views=1
+)
+
+
+@pytest.fixture
+def material(tmp_path: Path) -> Material:
+    whole = load_manifest("digits", task="segmentation", cache=tmp_path / "data").manifest
+    few = [s for side in ("train", "valid", "test") for s in whole.side(side)[:16]]  # type: ignore[arg-type]
+    folder = tmp_path / "study"
+    folder.mkdir()
+    store = Store(tmp_path / "store", budget_bytes=10**9)
+    cpu = torch.device("cpu")
+    manifest = replace(whole, samples=tuple(few))
+    return Material("segmentation", manifest, folder, cpu, {}, store, reuse=True)
+
+
+def prepared(material: Material, deadline: float | None = None) -> list[tuple[int, int]]:
+    told: list[tuple[int, int]] = []
+    prepare(
+        material,
+        SHARED,
+        image_size=64,
+        augmentation="none",
+        precision="float32",
+        progress=lambda done, total: told.append((done, total)),
+        deadline=deadline,
+    )
+    return told
+
+
+def test_it_takes_its_steps_however_few_epochs_a_trial_has(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "LEAST_STEPS", 12)
+    # Two batches an epoch, so six epochs, though a trial has one and patience for one.
+    assert prepared(material)[-2:] == [(6, 6), (6, 6)]
+
+
+def test_trials_start_with_it_and_from_its_figures(
+    material: Material, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(probing, "LEAST_STEPS", 8)
+    prepared(material)
+    head = HeadStart.load(material.probe_path(SHARED.source, 64))
+    assert head.evidence is not None
+    recipe = replace(SHARED, image_size=64, depth=0, lr=None)
+    epochs = [e for e in run_trial(material, recipe, tmp_path / "t") if isinstance(e, EpochEnded)]
+    assert [epoch.epoch for epoch in epochs] == [0]
+    deeper = replace(recipe, depth=2, lr=1e-3)
+    first = next(
+        e for e in run_trial(material, deeper, tmp_path / "d") if isinstance(e, EpochEnded)
+    )
+    assert first.value == epochs[0].value
+    # Only the head is left of its training.
+    assert not material.probe_path(SHARED.source, 64).with_suffix("").exists()
+
+
+def test_a_deadline_stops_it_and_leaves_a_head(material: Material) -> None:
+    told = prepared(material, deadline=time.monotonic() - 1)
+    assert {done for done, total in told[:-1] if done < total} <= {0, 1}
+    assert HeadStart.load(material.probe_path(SHARED.source, 64)).tensors
