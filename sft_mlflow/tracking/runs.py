@@ -311,9 +311,16 @@ class Delivery:
         return {}
 
     def _image(self, message: Message, ids: Mapping[str, str], again: bool) -> dict[str, str]:
+        run_id = ids[message["key"]]
+        # MLflow names each file anew.
+        start = f"images/{message['name']}+step+{message['step']}+timestamp+{message['time']}+"
+        if again and any(
+            file.path.startswith(start) for file in self._client.list_artifacts(run_id, "images")
+        ):
+            return {}
         with Image.open(message["path"]) as picture:
             self._client.log_image(
-                ids[message["key"]],
+                run_id,
                 picture.convert("RGB"),
                 key=message["name"],
                 step=message["step"],
