@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 
 # Features of more would fill the memory, and teach a linear probe of a thousand inputs no more.
 PROBE_IMAGES = 20_000
-# Of a head that is trained: the rate (docs/performance.md), and what it takes to get anywhere where
+# Of a head that is trained: its rate, and what it takes to get anywhere where
 # images or epochs are few.
 PROBE_RATE = 3e-3
 LEAST_STEPS = 300
