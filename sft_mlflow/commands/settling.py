@@ -78,8 +78,8 @@ def settle(
     """Objective, class weights, what the probe of each source tells, and the space of the search.
 
     ladders: depths to search of each source; begun: when the command began, on the clock of
-    `time.monotonic`. Raises OptionsError for an image size that a source
-    does not take, and for more combinations than a study may have trials.
+    `time.monotonic`. Raises OptionsError for an image size that a source does not take, and for
+    more combinations than a study may have trials.
     """
     task = TASKS[material.task]
     counts = loaded.manifest.counts("train")

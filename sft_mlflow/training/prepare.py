@@ -99,7 +99,7 @@ def prepare(
         probed = computed(material, road, weights, metric, progress, mirror=asks_mirror)
     elif recipe.head_start == "probe":
         settled = replace(recipe, image_size=preprocessing.size, precision=precision)
-        probed = trained(material, settled, progress, deadline)
+        probed = trained(material, settled, network.head_path, progress, deadline)
     if probed is not None:
         path = material.probe_path(recipe.source, preprocessing.size)
         probed.head.save(path)

@@ -24,7 +24,7 @@ from sft_mlflow.training.events import EpochEnded
 from sft_mlflow.training.head_start import HeadStart
 from sft_mlflow.training.probe import Features, fit_probe
 from sft_mlflow.training.recipe import Recipe
-from sft_mlflow.training.trial import EVIDENCE, MODEL, Material, network_at, run_trial
+from sft_mlflow.training.trial import EVIDENCE, MODEL, Material, run_trial
 
 # Called with (done, in all).
 Progress = Callable[[int, int], None]
@@ -50,12 +50,16 @@ class Probed:
 
 
 def trained(
-    material: Material, recipe: Recipe, progress: Progress, deadline: float | None
+    material: Material,
+    recipe: Recipe,
+    head_path: str,
+    progress: Progress,
+    deadline: float | None,
 ) -> Probed:
     """The probe of a task whose head is not linear, trained as the recipe says but for its depth.
 
-    Killed, it goes on from its checkpoint. deadline: when it is to stop, on the clock of
-    `time.monotonic`. Raises TrialError where its loss is not finite.
+    Killed, it goes on from its checkpoint. head_path: of the head in the network; deadline: when
+    it is to stop, on the clock of `time.monotonic`. Raises TrialError where its loss is not finite.
     """
     steps = math.ceil(len(material.manifest.side("train")) / recipe.batch_size)
     epochs = max(recipe.epochs, math.ceil(LEAST_STEPS / steps))
@@ -83,8 +87,7 @@ def trained(
                 best = event if best is None or event.value > best.value else best
     progress(epochs, epochs)
     assert best is not None
-    network, _ = network_at(material, material.source(recipe.source), recipe.image_size)
-    before = f"{network.head_path}."
+    before = f"{head_path}."
     weights = model_folder.read_weights(folder / MODEL, model_folder.read_config(folder / MODEL))
     tensors = {k.removeprefix(before): v for k, v in weights.items() if k.startswith(before)}
     found = HeadStart(tensors, np.load(folder / EVIDENCE))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
+from sft_mlflow.tasks.bootstrap import resampled
 from sft_mlflow.tasks.figures import Bin, ClassRow
 
 Probabilities = NDArray[np.float64]
@@ -135,11 +136,10 @@ def bootstrap_interval(
 
     Efron & Tibshirani 1993, chapter 13.
     """
-    generator = np.random.default_rng(seed)
-    values = []
-    for _ in range(resamples):
-        rows = generator.integers(len(targets), size=len(targets))
-        values.append(metric(probabilities[rows], targets[rows]))
+    values = [
+        metric(probabilities[rows], targets[rows])
+        for rows in resampled(len(targets), resamples, seed)
+    ]
     tail = (1 - confidence) / 2 * 100
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)

@@ -20,6 +20,7 @@ from sft_mlflow.tasks.detection import matching
 from sft_mlflow.tasks.detection.boxes import Boxes, objects_in, true_boxes
 from sft_mlflow.tasks.detection.drawing import beside_truth
 from sft_mlflow.tasks.detection.metrics import Precision, average_precision
+from sft_mlflow.tasks.extremes import worst_and_middle
 from sft_mlflow.tasks.figures import Caption, ClassRow, ClassTable, Confusion, TestFigures
 
 # Each counts all boxes of all images again.
@@ -147,10 +148,7 @@ class BoxJudging:
             matching.share_right(one.above(least), true_boxes(sample, frame.classes))
             for one, sample in zip(_by_image(evidence, len(samples)), samples, strict=True)
         ]
-        order = np.argsort(shares, kind="stable")
-        worst = order[:most]
-        middle = max(len(worst), len(order) // 2 - most // 2)
-        return worst, order[middle : middle + most]
+        return worst_and_middle(shares, most)
 
     def drawing(self, sample: Sample, answer: Boxes, frame: Frame) -> tuple[bytes, Caption]:
         """The image with the true boxes and with those found beside it."""

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from sft_mlflow.data.manifest import Sample
-from sft_mlflow.data.masks import IGNORED
-from sft_mlflow.data.ordered import THREADS, ordered_map
 from sft_mlflow.sources.model_folder import Calibration
 from sft_mlflow.tasks.base import Frame
 from sft_mlflow.tasks.bootstrap import interval, resampled
+from sft_mlflow.tasks.extremes import worst_and_middle
 from sft_mlflow.tasks.figures import Caption, ClassRow, ClassTable, Confusion, TestFigures
 from sft_mlflow.tasks.segmentation import metrics
 from sft_mlflow.tasks.segmentation.drawing import beside_truth
 from sft_mlflow.tasks.segmentation.metrics import Counts
-from sft_mlflow.tasks.segmentation.truth import true_mask
+from sft_mlflow.tasks.segmentation.truth import true_mask, true_pixels
 
 RESAMPLES = 500
 
@@ -81,14 +79,10 @@ class MaskJudging:
 
     def naive(self, metric: str, samples: Sequence[Sample], frame: Frame) -> tuple[float, str]:
         """The class of most pixels everywhere."""
-        read = partial(true_mask, classes=frame.classes, values=frame.mask_values)
-        counts = sum(
-            np.bincount(mask.ravel(), minlength=IGNORED + 1)[: len(frame.classes)]
-            for mask in ordered_map(read, samples, ahead=4 * THREADS)
-        )
-        share = float(np.max(counts) / max(1, np.sum(counts)))
+        counts = true_pixels(samples, frame.classes, frame.mask_values)
+        share = float(counts.max() / max(1, counts.sum()))
         value = share if metric == "pixel_accuracy" else share / int(np.count_nonzero(counts))
-        return value, f"{frame.classes[int(np.argmax(counts))]!r} everywhere"
+        return value, f"{frame.classes[int(counts.argmax())]!r} everywhere"
 
     def confusion(self, evidence: Counts, samples: Sequence[Sample], frame: Frame) -> Confusion:
         """Pixels by true and predicted class."""
@@ -124,10 +118,7 @@ class MaskJudging:
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """The images of the least mean IoU, and those about the median."""
         del samples, frame
-        order = np.argsort([metrics.summary(counts)["miou"] for counts in evidence], kind="stable")
-        worst = order[:most]
-        middle = max(len(worst), len(order) // 2 - most // 2)
-        return worst, order[middle : middle + most]
+        return worst_and_middle([metrics.summary(counts)["miou"] for counts in evidence], most)
 
     def drawing(
         self, sample: Sample, answer: NDArray[np.uint8], frame: Frame

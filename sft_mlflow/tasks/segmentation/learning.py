@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,14 +14,13 @@ from torchvision import tv_tensors
 from sft_mlflow.data.canvas import lay_mask
 from sft_mlflow.data.manifest import Manifest, Sample
 from sft_mlflow.data.masks import IGNORED
-from sft_mlflow.data.ordered import THREADS, ordered_map
 from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
 from sft_mlflow.tasks import on_canvas
 from sft_mlflow.tasks.base import Frame, LossSettings, Moved
 from sft_mlflow.tasks.imbalance import weights
 from sft_mlflow.tasks.segmentation.head import SemanticFpn
-from sft_mlflow.tasks.segmentation.truth import true_mask
+from sft_mlflow.tasks.segmentation.truth import true_mask, true_pixels
 
 STRIDES = (4, 8, 16, 32)
 # Enough to tell how often classes are seen.
@@ -55,11 +53,7 @@ class MaskLearning:
         side = manifest.side("train")
         # From all over the side: neighbours show the same street.
         samples = side[:: math.ceil(len(side) / _COUNTED_MASKS)]
-        read = partial(true_mask, classes=manifest.classes, values=manifest.mask_values)
-        counts = np.zeros(IGNORED + 1, np.int64)
-        for mask in ordered_map(read, samples, ahead=4 * THREADS):
-            counts += np.bincount(mask.ravel(), minlength=IGNORED + 1)
-        found = counts[: len(manifest.classes)].tolist()
+        found = true_pixels(samples, manifest.classes, manifest.mask_values).tolist()
         # What none of these masks shows is too rare to be weighed by what was seen of it.
         known = iter(weights([count for count in found if count]))
         return tuple(next(known) if count else 1.0 for count in found)
