@@ -82,9 +82,9 @@ def plain(options: argparse.Namespace) -> tuple[dict[str, float], str]:
         ignored=ignored_values(options.ignore_index),
     ).manifest
     task, source = TASKS[options.task], resolve(EMBEDDED_SOURCE)
-    preprocessing = task.learning.preprocessing(source.preprocessing, manifest.samples, None)
+    preprocessing = task.building.preprocessing(source, manifest.samples, None)
     frame = Frame(manifest.classes, preprocessing.pixels, manifest.mask_values)
-    network = task.learning.network(source, len(manifest.classes))
+    network = task.building.network(source, len(manifest.classes))
     network.model.to(memory_format=torch.channels_last)
     weights = task.learning.class_weights(manifest)
     settings = LossSettings(0.0, None if weights is None else torch.tensor(weights))

@@ -185,7 +185,7 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
 
 def _ladder(options: FinetuneOptions, task: TaskName, source: SourceModel) -> tuple[int, ...]:
     """The depths to search of that source; its stages do not depend on the number of classes."""
-    network = TASKS[task].learning.network(source, classes=2)
+    network = TASKS[task].building.network(source, classes=2)
     return ladder(options.depths, [stage.name for stage in network.stages])
 
 

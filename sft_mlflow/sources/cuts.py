@@ -73,7 +73,7 @@ class _Tracer(torch.fx.Tracer):
 
 def trace(model: nn.Module, head: str) -> Traced:
     """The network's nodes as it runs in its present mode; head: module path of the head."""
-    *nodes, output = _graph(model).nodes
+    *nodes, output = graph(model).nodes
     position = next(i for i, n in enumerate(nodes) if n.op == "call_module" and n.target == head)
     return Traced(tuple(nodes), output, position)
 
@@ -82,7 +82,7 @@ def head_of(model: nn.Module) -> str:
     """Module path of the last linear or convolutional layer before the output."""
     paths = [
         str(node.target)
-        for node in _graph(model).nodes
+        for node in graph(model).nodes
         if node.op == "call_module"
         and isinstance(model.get_submodule(str(node.target)), nn.Linear | nn.Conv2d)
     ]
@@ -134,9 +134,24 @@ def stages(model: nn.Module, traced: Traced) -> tuple[Stage, ...]:
     return _between(ends)
 
 
-def map_stages(model: nn.Module, traced: Traced, last: int) -> tuple[Stage, ...]:
-    """The stages up to a block's end at that position, where a head will read feature maps."""
-    return _between({end: name for end, name in block_ends(model, traced).items() if end <= last})
+def map_stages(model: nn.Module, traced: Traced, read: Iterable[int]) -> tuple[Stage, ...]:
+    """The stages where a head reads the values at these positions, the last of which is the end.
+
+    Each of them ends a stage: behind it, it has to be at hand by itself.
+    """
+    ends = block_ends(model, traced)
+    for position in read:
+        if position in ends:
+            continue
+        later = min((end for end in ends if end > position), default=None)
+        if later is not None and not _has_weights(model, traced, range(position + 1, later + 1)):
+            # What follows the value without weights of its own goes with the next stage.
+            ends[position] = ends.pop(later)
+        else:
+            begun = max((end for end in ends if end < position), default=-1) + 1
+            first = next(i for i in range(begun, position) if _has_weights(model, traced, [i]))
+            ends[position] = _path(traced.nodes[first])
+    return _between(ends)
 
 
 def block_ends(model: nn.Module, traced: Traced) -> dict[int, str]:
@@ -159,7 +174,7 @@ def _ends(model: nn.Module, traced: Traced, paths: list[str], valid: set[int]) -
     return ends if len(ends) >= FEWEST_BLOCKS else _layer_ends(model, traced, paths, valid)
 
 
-def _graph(model: nn.Module) -> torch.fx.Graph:
+def graph(model: nn.Module) -> torch.fx.Graph:
     """The traced graph, with the image as its only input.
 
     Raises OptionsError where the network cannot be traced.
@@ -167,7 +182,7 @@ def _graph(model: nn.Module) -> torch.fx.Graph:
     _, *others = inspect.signature(model.forward).parameters.values()
     defaults = {p.name: p.default for p in others if p.default is not p.empty}
     try:
-        graph = _Tracer().trace(model, concrete_args=defaults)
+        traced = _Tracer().trace(model, concrete_args=defaults)
     # Whatever a forward pass does with a symbolic value that only a tensor can answer.
     except (TraceError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise OptionsError(
@@ -175,13 +190,13 @@ def _graph(model: nn.Module) -> torch.fx.Graph:
             f"pass depends on more than the shape of its input ({error}). Choose another network."
         ) from error
     # What remains of an argument fixed to its default is the check that it has that value.
-    fixed = set([n for n in graph.nodes if n.op == "placeholder"][1:])
-    for node in graph.nodes:
+    fixed = set([n for n in traced.nodes if n.op == "placeholder"][1:])
+    for node in traced.nodes:
         if fixed.intersection(node.all_input_nodes):
             fixed.add(node)
-    for node in reversed([n for n in graph.nodes if n in fixed]):
-        graph.erase_node(node)
-    return graph
+    for node in reversed([n for n in traced.nodes if n in fixed]):
+        traced.erase_node(node)
+    return traced
 
 
 def _block_ends(

@@ -1,4 +1,4 @@
-"""The body of a classifier under a head that reads its feature maps, for boxes and masks.
+"""A body under a head that reads its feature maps, for boxes and masks.
 
 The head reads maps of several strides. Each of them stands at the end of a stage, so the body is
 cut as that of a classifier is; what a suffix is given is the value at its cut and the maps before.
@@ -6,21 +6,24 @@ cut as that of a classifier is; what a suffix is given is the value at its cut a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import torch.fx
-from torch import Tensor, nn
+from torch import nn
+from torch.fx.node import Node, map_arg
 from torch.fx.passes.shape_prop import ShapeProp
 
 from sft_mlflow.errors import OptionsError
-from sft_mlflow.sources import architectures, cuts
+from sft_mlflow.sources import cuts
 from sft_mlflow.sources.cuts import Traced
 from sft_mlflow.sources.network import StagedNetwork
 
 # Makes a head for maps of so many channels, by their strides in rising order.
 MakeHead = Callable[[Mapping[int, int]], nn.Module]
 
-_BODY, _HEAD = "body", "head"
+# Names of the two in a network.
+BODY, HEAD = "body", "head"
 # Of the picture that is sent through to see which maps there are; strides are its divisors.
 _SIDE = 224
 
@@ -44,40 +47,71 @@ def network_with_maps(
             f"{' or '.join(map(str, strides))}, which boxes and masks are found in. Choose a "
             "convolutional network."
         )
-    taps = [position for position, _ in chosen.values()]
     head = make_head({stride: channels for stride, (_, channels) in chosen.items()})
-    # A module of modules, whose paths are those of the classifier with a word before them.
+    read = [traced.nodes[position] for position, _ in chosen.values()]
+    return _under(head, classifier, traced.nodes, read)
+
+
+def network_over(body: nn.Module, head: nn.Module) -> StagedNetwork:
+    """A body that answers with a dict of maps, the finest first, under a head that is given it."""
+    *nodes, output = cuts.graph(body.eval()).nodes
+    return _under(head, body, nodes, output.args[0])
+
+
+def _under(head: nn.Module, body: nn.Module, nodes: Sequence[Node], read: Any) -> StagedNetwork:
+    """The network of what of these nodes of the body is needed for the maps, and the head.
+
+    read: the nodes of the maps, as the head is given them.
+    """
+    found: list[Node] = []
+    map_arg(read, found.append)
+    last = max(found, key=nodes.index)
+    path = _needed(nodes, [last])
+    # What is made of a map for the head alone (SSD scales its first): the head's, when it is cut.
+    beside = [node for node in _needed(nodes, found) if node not in path]
+    given = {n for node in beside for n in node.all_input_nodes} | set(found)
+    stages = cuts.map_stages(
+        body,
+        _traced(path, last),
+        [position for position, node in enumerate(path) if node in given],
+    )
+    # A module of modules, whose paths are those of the body with a word before them.
     model = nn.Module()
-    model.add_module(_BODY, _used(classifier, traced, taps))
-    model.add_module(_HEAD, head)
+    model.add_module(BODY, _used(body, [*path, *beside], found))
+    model.add_module(HEAD, head)
     graph = torch.fx.Graph()
-    copies: dict[torch.fx.Node, torch.fx.Node] = {}
-    for node in traced.nodes[: taps[-1] + 1]:
+    copies: dict[Node, Node] = {}
+    for node in [*path, *beside]:
         copy = graph.node_copy(node, copies.__getitem__)
         if node.op in ("call_module", "get_attr"):
-            copy.target = f"{_BODY}.{node.target}"
+            copy.target = f"{BODY}.{node.target}"
         copies[node] = copy
-    answer = graph.call_module(_HEAD, ([copies[traced.nodes[position]] for position in taps],))
-    output = graph.output(answer)
-    *nodes, _ = graph.nodes
+    output = graph.output(graph.call_module(HEAD, (map_arg(read, copies.__getitem__),)))
+    *kept, _ = graph.nodes
     return StagedNetwork(
         torch.fx.GraphModule(model, graph),
-        _HEAD,
-        (
-            Traced(tuple(nodes), output, len(nodes) - 1),
-            cuts.map_stages(classifier, traced, taps[-1]),
-        ),
+        HEAD,
+        (Traced(tuple(kept), output, len(kept) - 1), stages),
     )
 
 
-def load_body(network: StagedNetwork, state_dict: Mapping[str, Tensor], origin: str) -> None:
-    """Give the body the weights that it has in another network of this kind.
+def _needed(nodes: Sequence[Node], results: Collection[Node]) -> list[Node]:
+    """Those that these results are made of and themselves, in order."""
+    needed = set(results)
+    for node in reversed(nodes):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    return [node for node in nodes if node in needed]
 
-    Raises DataError where they do not fit.
-    """
-    before = f"{_BODY}."
-    body = {k.removeprefix(before): v for k, v in state_dict.items() if k.startswith(before)}
-    architectures.load(network.model.get_submodule(_BODY), body, origin)
+
+def _traced(path: Sequence[Node], last: Node) -> Traced:
+    """That path by itself, which ends with that value."""
+    graph = torch.fx.Graph()
+    copies: dict[Node, Node] = {}
+    for node in path:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    output = graph.output(copies[last])
+    return Traced(tuple(copies.values()), output, len(copies))
 
 
 def _maps(model: nn.Module, traced: Traced) -> dict[int, tuple[int, int]]:
@@ -95,11 +129,11 @@ def _maps(model: nn.Module, traced: Traced) -> dict[int, tuple[int, int]]:
     return found
 
 
-def _used(model: nn.Module, traced: Traced, taps: Sequence[int]) -> torch.fx.GraphModule:
-    """What of the model is needed up to the last tap."""
+def _used(body: nn.Module, nodes: Sequence[Node], results: Sequence[Node]) -> torch.fx.GraphModule:
+    """What of the body these nodes are."""
     graph = torch.fx.Graph()
-    copies: dict[torch.fx.Node, torch.fx.Node] = {}
-    for node in traced.nodes[: taps[-1] + 1]:
+    copies: dict[Node, Node] = {}
+    for node in nodes:
         copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(tuple(copies[traced.nodes[position]] for position in taps))
-    return torch.fx.GraphModule(model, graph)
+    graph.output(tuple(copies[node] for node in results))
+    return torch.fx.GraphModule(body, graph)

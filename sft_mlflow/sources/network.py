@@ -92,8 +92,9 @@ class StagedNetwork:
         training = range(first, self.full_depth + 1)
         self.model.eval()
         for path in self._modules_of(training) - self._modules_of(frozen):
-            module = self.model.get_submodule(path)
-            module.train(statistics or not isinstance(module, _BatchNorm))
+            for module in self.model.get_submodule(path).train().modules():
+                if isinstance(module, _BatchNorm):
+                    module.train(statistics)
         # What a frozen stage shares with a later one, under whatever name, is frozen.
         self.model.requires_grad_(False)
         for parameter in self._parameters_of(training) - self._parameters_of(frozen):

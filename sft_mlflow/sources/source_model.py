@@ -15,6 +15,10 @@ from sft_mlflow.data.truth import TaskName
 
 Library = Literal["timm", "torchvision"]
 
+# Of RGB in [0, 1]; nearly every published network was trained with them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:

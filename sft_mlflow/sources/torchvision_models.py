@@ -1,9 +1,14 @@
-"""`torchvision://resnet50/IMAGENET1K_V2`: torchvision's networks with any of their weights."""
+"""`torchvision://resnet50/IMAGENET1K_V2`: torchvision's networks with any of their weights.
+
+Its detectors and segmenters too, as `torchvision://fasterrcnn_resnet50_fpn_v2/COCO_V1`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
 
@@ -14,7 +19,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from sft_mlflow.data.images import Interpolation
 from sft_mlflow.errors import DataError, OptionsError
-from sft_mlflow.sources import architectures, weights
+from sft_mlflow.sources import architectures, weights, whole_models
 from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
 
 PREFIX = "torchvision://"
@@ -31,7 +36,7 @@ def load(uri: str) -> SourceModel:
     `torchvision://resnet50/random` is the untrained network, for comparisons.
     """
     name, _, wanted = uri.removeprefix(PREFIX).partition("/")
-    known = architectures.names("torchvision")
+    known = architectures.names("torchvision") + whole_models.names()
     if name not in known:
         message = architectures.unknown(name, known, "network of torchvision")
         raise OptionsError(f"--source {uri!r}: {message}")
@@ -42,10 +47,13 @@ def load(uri: str) -> SourceModel:
         message = architectures.unknown(wanted, choice, f"weights of {name}")
         raise OptionsError(f"--source {uri!r}: {message} There are: {', '.join(choice)}.")
     chosen = available.DEFAULT if wanted in ("", RANDOM) else available[wanted]
+    if whole_models.family(architecture) is not None:
+        if wanted != RANDOM:
+            return whole_models.source(uri, architecture, _fetch(chosen))
+        with _always_the_same():
+            return whole_models.source(uri, architecture, None)
     if wanted == RANDOM:
-        # The same in every process of a study, and in a study that goes on tomorrow.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with _always_the_same():
             state_dict = architectures.build(architecture).state_dict()
         classes: tuple[str, ...] = ()
     else:
@@ -66,6 +74,14 @@ def load(uri: str) -> SourceModel:
         state_dict=state_dict,
         weights_sha256=weights.digest(state_dict),
     )
+
+
+@contextlib.contextmanager
+def _always_the_same() -> Iterator[None]:
+    """In it random weights are the same in every process, and in a study that goes on tomorrow."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def _for_this_network(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

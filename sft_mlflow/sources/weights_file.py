@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from torch import Tensor
 
 from sft_mlflow.errors import OptionsError
-from sft_mlflow.sources import architectures, cuts, model_folder, weights
-from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
-
-# ImageNet's, which nearly every published network was trained with.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from sft_mlflow.sources import architectures, cuts, model_folder, weights, whole_models
+from sft_mlflow.sources.source_model import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Architecture,
+    Preprocessing,
+    SourceModel,
+)
 
 
 def load(uri: str) -> SourceModel:
@@ -31,20 +34,32 @@ def load(uri: str) -> SourceModel:
             f"file:///weights.safetensors?arch=resnet50; size, mean and std may follow."
         )
     state_dict = weights.read_state_dict(path)
-    architecture = architectures.find(query["arch"])
-    return SourceModel(
-        uri=uri,
-        architecture=architecture,
-        preprocessing=Preprocessing(
-            size=_size(uri, query.get("size", "224")),
-            interpolation="bilinear",
-            mean=_triple(uri, query["mean"]) if "mean" in query else MEAN,
-            std=_triple(uri, query["std"]) if "std" in query else STD,
-        ),
-        classes=_classes(architecture, state_dict),
-        state_dict=state_dict,
-        weights_sha256=weights.digest(state_dict),
+    architecture = _architecture(query["arch"])
+    if whole_models.family(architecture) is not None:
+        source = whole_models.source(uri, architecture, state_dict)
+    else:
+        source = SourceModel(
+            uri=uri,
+            architecture=architecture,
+            preprocessing=Preprocessing(224, "bilinear", IMAGENET_MEAN, IMAGENET_STD),
+            classes=_classes(architecture, state_dict),
+            state_dict=state_dict,
+            weights_sha256=weights.digest(state_dict),
+        )
+    own = source.preprocessing
+    asked = replace(
+        own,
+        size=_size(uri, query["size"]) if "size" in query else own.size,
+        mean=_triple(uri, query["mean"]) if "mean" in query else own.mean,
+        std=_triple(uri, query["std"]) if "std" in query else own.std,
     )
+    return replace(source, preprocessing=asked)
+
+
+def _architecture(name: str) -> Architecture:
+    if name in whole_models.names():
+        return Architecture("torchvision", name)
+    return architectures.find(name)
 
 
 def load_folder(folder: Path, uri: str) -> SourceModel:

@@ -1,4 +1,4 @@
-"""What every task answers to the layers above: how it learns, judges and speaks."""
+"""What every task answers to the layers above: how it builds, learns, judges and speaks."""
 
 from __future__ import annotations
 
@@ -64,6 +64,21 @@ class LossSettings(Protocol):
         """(classes,) float32, or None where all count the same."""
 
 
+class Building(Protocol):
+    """How a source becomes a network."""
+
+    def preprocessing(
+        self, source: SourceModel, samples: Sequence[Sample], size: int | None
+    ) -> Preprocessing:
+        """How images like these are shown to it. size: in pixels, None for what suits."""
+
+    def network(self, source: SourceModel, classes: int) -> StagedNetwork:
+        """The source's network with a new head, drawn from torch's global generator."""
+
+    def bare_network(self, architecture: Architecture, classes: int) -> StagedNetwork:
+        """The same network, its weights still to be loaded."""
+
+
 class Learning(Protocol):
     """How a network comes to answer."""
 
@@ -78,17 +93,6 @@ class Learning(Protocol):
     @property
     def label_smoothing(self) -> float:
         """What is usual."""
-
-    def preprocessing(
-        self, own: Preprocessing, samples: Sequence[Sample], size: int | None
-    ) -> Preprocessing:
-        """How images like these are shown to a source. size: in pixels, None for what suits."""
-
-    def network(self, source: SourceModel, classes: int) -> StagedNetwork:
-        """The source's network with a new head, drawn from torch's global generator."""
-
-    def bare_network(self, architecture: Architecture, classes: int) -> StagedNetwork:
-        """The same network, its weights still to be loaded."""
 
     def class_weights(self, manifest: Manifest) -> tuple[float, ...] | None:
         """Of each class, the rare ones weighed up; None where the loss sees to it itself."""
@@ -216,6 +220,7 @@ class Task:
 
     name: str
     model_type: str
+    building: Building
     learning: Learning
     judging: Judging
     answering: Answering

@@ -48,8 +48,8 @@ class Predictor:
                 raise OptionsError(f"--least-score {least_score:g}: {config.task} has no boxes.")
             calibration = replace(config.calibration, least_score=least_score)
             config = replace(config, calibration=calibration)
-        learning = TASKS[config.task].learning
-        staged = learning.bare_network(config.architecture, len(config.classes))
+        building = TASKS[config.task].building
+        staged = building.bare_network(config.architecture, len(config.classes))
         architectures.load(staged.model, model_folder.read_weights(folder, config), str(folder))
         return cls(config, staged, device)
 

@@ -244,11 +244,11 @@ def network_at(
 
     image_size: None for what suits the images; seed: of the new head.
     """
-    learning, manifest = TASKS[material.task].learning, material.manifest
+    building, manifest = TASKS[material.task].building, material.manifest
     with keyed(seed, "head"):
-        network = learning.network(source, len(manifest.classes))
+        network = building.network(source, len(manifest.classes))
     network.model.to(device=material.device).to(memory_format=torch.channels_last)
-    return network, learning.preprocessing(source.preprocessing, manifest.samples, image_size)
+    return network, building.preprocessing(source, manifest.samples, image_size)
 
 
 @lru_cache(maxsize=4)

@@ -103,10 +103,10 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     cache = tmp_path_factory.getbasetemp() / "tasks"
     manifest = load_manifest("digits", task=request.param, cache=cache).manifest
     source = resolve(SOURCE)
-    preprocessing = task.learning.preprocessing(source.preprocessing, manifest.samples, 64)
+    preprocessing = task.building.preprocessing(source, manifest.samples, 64)
     frame = Frame(manifest.classes, preprocessing.pixels, manifest.mask_values)
     torch.manual_seed(0)
-    network = task.learning.network(source, len(manifest.classes))
+    network = task.building.network(source, len(manifest.classes))
     side = manifest.side("test")
     # In the order of a folder's files the first ones would be of one class.
     return Made(task, manifest, side[:: len(side) // IMAGES][:IMAGES], frame, network)
@@ -127,14 +127,14 @@ def test_every_task_that_data_can_be_for_is_listed_and_an_option() -> None:
 class TestLearning:
     def test_the_bare_network_is_the_same_without_weights(self, made: Made) -> None:
         architecture = resolve(SOURCE).architecture
-        bare = made.task.learning.bare_network(architecture, len(made.frame.classes))
+        bare = made.task.building.bare_network(architecture, len(made.frame.classes))
         assert bare.model.state_dict().keys() == made.network.model.state_dict().keys()
         assert bare.full_depth == made.network.full_depth
 
     def test_a_new_head_belongs_to_the_seed(self, made: Made) -> None:
         def head(seed: int) -> dict[str, Tensor]:
             torch.manual_seed(seed)
-            new = made.task.learning.network(resolve(SOURCE), len(made.frame.classes))
+            new = made.task.building.network(resolve(SOURCE), len(made.frame.classes))
             return dict(new.head.state_dict())
 
         one, same, other = head(1), head(1), head(2)

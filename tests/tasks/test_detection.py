@@ -13,8 +13,9 @@ from pycocotools.cocoeval import COCOeval
 from sft_mlflow.sources import architectures
 from sft_mlflow.sources.feature_maps import network_with_maps
 from sft_mlflow.sources.uri import resolve
+from sft_mlflow.tasks.detection.box_head import Objects
 from sft_mlflow.tasks.detection.boxes import Boxes
-from sft_mlflow.tasks.detection.head import FcosOverPyramid, Objects
+from sft_mlflow.tasks.detection.fcos import FcosOverPyramid
 from sft_mlflow.tasks.detection.metrics import average_precision
 
 CLASSES = ("cat", "dog", "never")

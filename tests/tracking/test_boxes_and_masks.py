@@ -65,8 +65,8 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     manifest = replace(whole, samples=tuple(taken))
     task, source = TASKS[request.param], resolve("embedded://efficientnet_lite0")
     torch.manual_seed(0)
-    staged = task.learning.network(source, len(manifest.classes))
-    preprocessing = task.learning.preprocessing(source.preprocessing, manifest.samples, 64)
+    staged = task.building.network(source, len(manifest.classes))
+    preprocessing = task.building.preprocessing(source, manifest.samples, 64)
     state_dict = staged.model.state_dict()
     config = ModelConfig(
         task=request.param,

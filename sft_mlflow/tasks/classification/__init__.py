@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from sft_mlflow.tasks.base import Task
 from sft_mlflow.tasks.classification.answering import ClassAnswering
+from sft_mlflow.tasks.classification.building import ClassBuilding
 from sft_mlflow.tasks.classification.judging import ClassJudging
 from sft_mlflow.tasks.classification.learning import ClassLearning
 
 CLASSIFICATION = Task(
-    "classification", "image-classification", ClassLearning(), ClassJudging(), ClassAnswering()
+    "classification",
+    "image-classification",
+    ClassBuilding(),
+    ClassLearning(),
+    ClassJudging(),
+    ClassAnswering(),
 )

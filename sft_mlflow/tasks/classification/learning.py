@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,16 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sft_mlflow.data.manifest import IMBALANCED, Manifest, Sample, imbalance
-from sft_mlflow.sources import network
-from sft_mlflow.sources.heads import as_linear
-from sft_mlflow.sources.network import StagedNetwork
-from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
 from sft_mlflow.tasks.base import Frame, LossSettings, Moved
 from sft_mlflow.tasks.imbalance import weights
-
-# A picture is enlarged at most this much: beyond, a network computes on invented pixels.
-ENLARGEMENT = 4
-SMALLEST, STEP = 64, 32
 
 
 class ClassLearning:
@@ -31,29 +21,6 @@ class ClassLearning:
     is_linear = True
     takes_settings = True
     label_smoothing = 0.1
-
-    def preprocessing(
-        self, own: Preprocessing, samples: Sequence[Sample], size: int | None
-    ) -> Preprocessing:
-        """The centre square; by default at the source's own size.
-
-        But with no enlargement beyond four times, in multiples of 32 from 64.
-        """
-        if size is None:
-            shorter = statistics.median(min(sample.width, sample.height) for sample in samples)
-            enlarged = STEP * round(ENLARGEMENT * shorter / STEP)
-            size = min(own.size, max(SMALLEST, enlarged))
-        return replace(own, size=size, canvas=None)
-
-    def network(self, source: SourceModel, classes: int) -> StagedNetwork:
-        """The classifier with a linear layer for the new classes."""
-        staged = network.network_from(source, classes)
-        as_linear(staged.head).reset_parameters()
-        return staged
-
-    def bare_network(self, architecture: Architecture, classes: int) -> StagedNetwork:
-        """The same, its weights still to be loaded."""
-        return network.bare_network(architecture, classes)
 
     def class_weights(self, manifest: Manifest) -> tuple[float, ...]:
         """By the number of training images of each class."""

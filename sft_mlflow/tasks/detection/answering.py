@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from sft_mlflow.data.canvas import boxes_in_picture, place
 from sft_mlflow.tasks import on_canvas
-from sft_mlflow.tasks.base import Frame
+from sft_mlflow.tasks.base import Frame, Outputs
+from sft_mlflow.tasks.detection.box_head import BoxHead
 from sft_mlflow.tasks.detection.boxes import Boxes
-from sft_mlflow.tasks.detection.head import FcosOverPyramid
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _BOX = [("label", pa.string()), ("score", pa.float64()), *((c, pa.float64()) for c in _CORNERS)]
@@ -27,12 +27,12 @@ class BoxAnswering:
     def answers(
         self,
         head: nn.Module,
-        outputs: Mapping[str, Tensor],
+        outputs: Outputs,
         sizes: Sequence[tuple[int, int]],
         frame: Frame,
     ) -> list[Boxes]:
         """After non-maximum suppression, cut off at the edges of the image."""
-        assert isinstance(head, FcosOverPyramid)
+        assert isinstance(head, BoxHead)
         canvas = on_canvas.canvas_of(frame.pixels)
         found = []
         detected = head.detect(outputs, (canvas.height, canvas.width))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +11,11 @@ from torchvision import tv_tensors
 
 from sft_mlflow.data.canvas import Canvas, boxes_on_canvas, place
 from sft_mlflow.data.manifest import Manifest, Sample
-from sft_mlflow.sources.network import StagedNetwork
-from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
 from sft_mlflow.tasks import on_canvas
-from sft_mlflow.tasks.base import Frame, LossSettings, Moved
+from sft_mlflow.tasks.base import Frame, LossSettings, Moved, Outputs
+from sft_mlflow.tasks.detection.box_head import BoxHead, Objects
 from sft_mlflow.tasks.detection.boxes import true_boxes
-from sft_mlflow.tasks.detection.head import FcosOverPyramid, Objects
 
-STRIDES = (8, 16, 32)
 # Of an object that was moved over the edge so much must be left to be looked for, and a side of so
 # many pixels.
 _LEAST_VISIBLE = 0.3
@@ -35,29 +31,14 @@ class Scenes:
 
 
 class BoxLearning:
-    """FCOS over a pyramid of the source's maps."""
+    """The loss is the head's own."""
 
     is_linear = False
     takes_settings = False
     label_smoothing = 0.0
 
-    def preprocessing(
-        self, own: Preprocessing, samples: Sequence[Sample], size: int | None
-    ) -> Preprocessing:
-        """The whole picture on a canvas. size: its longer side in pixels."""
-        return on_canvas.preprocessing(own, samples, size)
-
-    def network(self, source: SourceModel, classes: int) -> StagedNetwork:
-        """The source's body under a new head; OptionsError where it has no feature maps."""
-        return on_canvas.network_for(source, STRIDES, partial(FcosOverPyramid, classes=classes))
-
-    def bare_network(self, architecture: Architecture, classes: int) -> StagedNetwork:
-        """The same, its weights still to be loaded."""
-        make_head = partial(FcosOverPyramid, classes=classes)
-        return on_canvas.bare_network(architecture, STRIDES, make_head)
-
     def class_weights(self, manifest: Manifest) -> None:
-        """None: the focal loss weighs what is hard to find, as rare objects are."""
+        """None: the losses of detectors weigh what is hard to find, as rare objects are."""
         del manifest
 
     def are_imbalanced(self, counts: Mapping[str, int]) -> bool:
@@ -86,18 +67,13 @@ class BoxLearning:
         return Scenes(tuple(map(objects, samples)), canvas)
 
     def loss(
-        self,
-        head: nn.Module,
-        outputs: Mapping[str, Tensor],
-        targets: Scenes,
-        settings: LossSettings,
+        self, head: nn.Module, outputs: Outputs, targets: Scenes, settings: LossSettings
     ) -> Tensor:
-        """FCOS's: focal loss of classes, GIoU of boxes, cross entropy of centres."""
+        """Of classes and of boxes together."""
         del settings
-        assert isinstance(head, FcosOverPyramid)
-        device = outputs["cls_logits"].device
-        objects = [Objects(o.boxes.to(device), o.labels.to(device)) for o in targets.objects]
-        return head.loss(outputs, objects, (targets.canvas.height, targets.canvas.width))
+        assert isinstance(head, BoxHead)
+        canvas = targets.canvas
+        return head.loss(outputs, targets.objects, (canvas.height, canvas.width))
 
 
 def _inside(boxes: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:

@@ -9,10 +9,20 @@ of an image in its own pixels; evidence are counts of pixels by true and predict
 from __future__ import annotations
 
 from sft_mlflow.tasks.base import Task
+from sft_mlflow.tasks.on_canvas import BuildingOnCanvas
 from sft_mlflow.tasks.segmentation.answering import MaskAnswering
+from sft_mlflow.tasks.segmentation.head import STRIDES, SemanticFpn
 from sft_mlflow.tasks.segmentation.judging import MaskJudging
 from sft_mlflow.tasks.segmentation.learning import MaskLearning
+from sft_mlflow.tasks.segmentation.rest import RestOfSegmenter
 
 SEGMENTATION = Task(
-    "segmentation", "semantic-segmentation", MaskLearning(), MaskJudging(), MaskAnswering()
+    "segmentation",
+    "semantic-segmentation",
+    BuildingOnCanvas(
+        "segmentation", STRIDES, SemanticFpn, SemanticFpn.class_layers, RestOfSegmenter
+    ),
+    MaskLearning(),
+    MaskJudging(),
+    MaskAnswering(),
 )

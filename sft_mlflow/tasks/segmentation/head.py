@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
+# Of the maps that are read.
+STRIDES = (4, 8, 16, 32)
 # Of the maps that are merged; half of Panoptic FPN's, for bodies of few channels and for CPUs.
 WIDTH = 64
 _NORM_GROUPS = 16
@@ -20,6 +22,8 @@ class SemanticFpn(nn.Module):
     A pyramid carries what coarse maps know into the fine ones; all are brought to the finest
     stride, added, and classified pixel by pixel.
     """
+
+    class_layers = ("answer",)
 
     def __init__(self, channels: Mapping[int, int], classes: int, width: int = WIDTH) -> None:
         """channels: of the maps that the head will be given, by their strides in rising order."""

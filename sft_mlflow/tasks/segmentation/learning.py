@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,39 +13,21 @@ from torchvision import tv_tensors
 from sft_mlflow.data.canvas import lay_mask
 from sft_mlflow.data.manifest import Manifest, Sample
 from sft_mlflow.data.masks import IGNORED
-from sft_mlflow.sources.network import StagedNetwork
-from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
 from sft_mlflow.tasks import on_canvas
 from sft_mlflow.tasks.base import Frame, LossSettings, Moved
 from sft_mlflow.tasks.imbalance import weights
-from sft_mlflow.tasks.segmentation.head import SemanticFpn
 from sft_mlflow.tasks.segmentation.truth import true_mask, true_pixels
 
-STRIDES = (4, 8, 16, 32)
 # Enough to tell how often classes are seen.
 _COUNTED_MASKS = 500
 
 
 class MaskLearning:
-    """A semantic feature pyramid over the source's maps, trained with cross entropy."""
+    """Cross entropy of every pixel."""
 
     is_linear = False
     takes_settings = True
     label_smoothing = 0.0
-
-    def preprocessing(
-        self, own: Preprocessing, samples: Sequence[Sample], size: int | None
-    ) -> Preprocessing:
-        """The whole picture on a canvas. size: its longer side in pixels."""
-        return on_canvas.preprocessing(own, samples, size)
-
-    def network(self, source: SourceModel, classes: int) -> StagedNetwork:
-        """The source's body under a new head; OptionsError where it has no feature maps."""
-        return on_canvas.network_for(source, STRIDES, partial(SemanticFpn, classes=classes))
-
-    def bare_network(self, architecture: Architecture, classes: int) -> StagedNetwork:
-        """The same, its weights still to be loaded."""
-        return on_canvas.bare_network(architecture, STRIDES, partial(SemanticFpn, classes=classes))
 
     def class_weights(self, manifest: Manifest) -> tuple[float, ...]:
         """By the number of pixels of each class in at most 500 training masks."""

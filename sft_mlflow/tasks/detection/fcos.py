@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,29 +12,16 @@ from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork
 
+from sft_mlflow.tasks.detection.box_head import Detections, Objects
+
+# Of the maps that are read.
+STRIDES = (8, 16, 32)
 # Of the pyramid; a quarter of the usual, for bodies of few channels and for CPUs.
 WIDTH = 64
 CONVOLUTIONS = 2
 # Average precision counts what is found with little certainty too; people and programs choose
 # their own threshold of what they are shown.
 LEAST_SCORE = 0.05
-
-
-@dataclass(frozen=True)
-class Objects:
-    """What is in one image: boxes (N, 4) as xyxy in pixels of the canvas, class indices (N,)."""
-
-    boxes: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class Detections:
-    """What is found in one image, by falling score."""
-
-    boxes: Tensor
-    labels: Tensor
-    scores: Tensor
 
 
 class _Body(nn.Identity):
@@ -52,6 +38,8 @@ class FcosOverPyramid(nn.Module):
     Without anchors: no sizes have to be chosen for the user's objects. One map coarser than the
     last is added for large objects.
     """
+
+    class_layers = ("fcos.head.classification_head.cls_logits",)
 
     def __init__(self, channels: Mapping[int, int], classes: int, width: int = WIDTH) -> None:
         """channels: of the maps that the head will be given, by their strides in rising order."""
@@ -81,7 +69,7 @@ class FcosOverPyramid(nn.Module):
     ) -> Tensor:
         """Focal loss of the classes, GIoU of the boxes and cross entropy of the centres, added."""
         found = {name: values.float() for name, values in outputs.items() if name != "sizes"}
-        targets = [{"boxes": one.boxes.float(), "labels": one.labels} for one in objects]
+        targets = [one.as_target(found["cls_logits"].device) for one in objects]
         places, counts = self._places(outputs["sizes"], len(objects), canvas, found["cls_logits"])
         parts = self.fcos.compute_loss(targets, found, places, counts)
         return torch.stack(list(parts.values())).sum()
@@ -94,7 +82,7 @@ class FcosOverPyramid(nn.Module):
         by_level = {name: list(values.split(counts, dim=1)) for name, values in found.items()}
         split = [list(of_image.split(counts)) for of_image in places]
         answers = self.fcos.postprocess_detections(by_level, split, [canvas] * images)
-        return [Detections(a["boxes"], a["labels"], a["scores"]) for a in answers]
+        return [Detections.of(answer) for answer in answers]
 
     def _places(
         self, sizes: Tensor, images: int, canvas: tuple[int, int], like: Tensor
