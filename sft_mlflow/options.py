@@ -347,6 +347,8 @@ class ScoreOptions(Options):
         le=1,
         description="Of boxes that are reported. Default: where F1 on validation was best.",
     )
+    coco: str = Field("", description="COCO JSON file to write as well, of boxes or masks.")
+    masks: str = Field("", description="Folder to write masks to as well, one PNG an image.")
     overwrite: bool = Field(False, description="Replace an output of another job.")
     device: Device = Field("auto", description="Where to score.")
 

@@ -30,7 +30,7 @@ from sft_mlflow.sources.model_folder import ModelConfig
 from sft_mlflow.tasks.base import Answer
 from sft_mlflow.tasks.predictor import Predictor
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 64
 # What a crash costs at most, and what a row group of the output is of. A multiple of the batch, so
 # that a job that goes on makes the same parts as one that never stopped.
@@ -99,9 +99,10 @@ def score(
 
     - `path`: absolute;
     - those of the model's task, null where the image could not be read: of a classifier `label`,
-      the true class where it is known, `prediction` and `probability_<class>`; of boxes `boxes`,
-      how many the image has, `label`, `score`, `xmin`, `ymin`, `xmax`, `ymax` in pixels, and one
-      row without them for an image that has none; of masks `segments` (see the task's modules);
+      the true class where it is known, `prediction` and `probability_<class>`; of boxes `width`
+      and `height` of the image, `boxes`, how many it has, `label`, `score`, `xmin`, `ymin`, `xmax`,
+      `ymax` in pixels, and one row without them for an image that has none; of masks `segments`
+      (see the task's modules);
     - `model_version`: as given; `error`: why the image could not be read, else null.
 
     Images are decoded by threads while the model works on earlier ones; memory does not grow with
@@ -207,11 +208,12 @@ def _answers(
     schema: pa.Schema,
 ) -> pa.RecordBatch:
     answers: list[Answer | None] = [None] * len(images)
+    sizes: list[tuple[int, int] | None] = [None] * len(images)
     found = predictor.answers(batch.pixels, batch.sizes)
-    for at, answer in zip(batch.readable, found, strict=True):
-        answers[at] = answer
+    for at, answer, size in zip(batch.readable, found, batch.sizes, strict=True):
+        answers[at], sizes[at] = answer, size
     labels = [image.label for image in images]
-    rows, columns = predictor.task.answering.rows(answers, labels, predictor.frame)
+    rows, columns = predictor.task.answering.rows(answers, labels, sizes, predictor.frame)
     # A path that is no text keeps the bytes that UTF-8 has no letters for as escapes.
     paths = [_text(image.path) for image in images]
     return pa.RecordBatch.from_arrays(

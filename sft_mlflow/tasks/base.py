@@ -18,6 +18,7 @@ from sft_mlflow.data.truth import MaskValues
 from sft_mlflow.sources.model_folder import Calibration, ModelConfig
 from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
+from sft_mlflow.tasks.exports import Export
 from sft_mlflow.tasks.figures import Caption, Confusion, TestFigures
 
 # What a head gives for a batch, what a loss is given as true, and what a model says of one image:
@@ -196,12 +197,21 @@ class Answering(Protocol):
         """Of scores, between the path and the model's version."""
 
     def rows(
-        self, answers: Sequence[Answer | None], labels: Sequence[str | None], frame: Frame
+        self,
+        answers: Sequence[Answer | None],
+        labels: Sequence[str | None],
+        sizes: Sequence[tuple[int, int] | None],
+        frame: Frame,
     ) -> tuple[NDArray[np.intp], list[pa.Array]]:
         """For each row of scores the image that it is of, and the columns.
 
-        answers: None where an image cannot be read; labels: true classes, None where unknown.
+        answers, sizes: None where an image cannot be read; labels: true classes, None where
+        unknown.
         """
+
+    @property
+    def exports(self) -> Mapping[str, Export]:
+        """What else can be made of rows of scores, by the option that asks for it."""
 
     def served_columns(self) -> list[tuple[str, pa.DataType]]:
         """Of a served model's answer, one row an image; nothing binary, which Spark refuses."""

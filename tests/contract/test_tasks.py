@@ -289,7 +289,7 @@ class TestAnswering:
         answering = made.task.answering
         answers = [*made.answers(right=True), None]
         labels = [*(sample.label for sample in made.samples), None]
-        rows, columns = answering.rows(answers, labels, made.frame)
+        rows, columns = answering.rows(answers, labels, [*made.sizes, None], made.frame)
         wanted = answering.columns(made.frame.classes)
         assert sorted(set(rows.tolist())) == list(range(len(answers)))
         assert [column.type for column in columns] == [kind for _, kind in wanted]

@@ -29,9 +29,9 @@ from tests.conftest import Server, draw_pictures
 from tests.docs.documents import DOCUMENTS, README, ROOT, Block, Workplace, blocks, commands
 
 EXECUTED = ("sh", "python")
-# `install` changes the machine, `network` needs what tests may not use, `server` does not end, and
-# a `study` takes minutes.
-MARKED = ("sh install", "sh network", "sh server", "sh study")
+# `install` changes the machine, `network` needs what tests may not use, `server` does not end, a
+# `study` takes minutes, and `scenes` stands on one.
+MARKED = ("sh install", "sh network", "sh server", "sh study", "sh scenes")
 SHOWN = ("text", "csv", "json")
 # Ports as the README has them; the test takes free ones instead.
 SERVED_PORT = "5001"
@@ -154,6 +154,12 @@ def test_composed_scenes_are_learnt_by_the_commands_for_them(
     found = re.search(rf"{metric} (0\.\d+)", printed)
     assert found is not None
     assert float(found[1]) > least
+    (after,) = of_kind("sh scenes")
+    workplace.execute(after, after.text.splitlines()["IoU" in metric])
+    name = "masks" if "IoU" in metric else "boxes"
+    written = json.loads((workplace.folder / f"{name}.json").read_text())
+    assert len(written["images"]) == 72
+    assert len(list((workplace.folder / "masks").rglob("*.png"))) == (72 if name == "masks" else 0)
 
 
 @pytest.mark.parametrize("block", of_kind("sh install"), ids=str)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from sft_mlflow.tasks.base import Frame
 from sft_mlflow.tasks.classification import calibration
+from sft_mlflow.tasks.exports import Export
 
 
 def probability_column(name: str) -> str:
@@ -22,6 +24,7 @@ class ClassAnswering:
     """An answer are the logits of an image, divided by the frame's temperature."""
 
     adjustable = ()
+    exports: Mapping[str, Export] = MappingProxyType({})
 
     def answers(
         self, head: nn.Module, outputs: Tensor, sizes: Sequence[tuple[int, int]], frame: Frame
@@ -46,6 +49,7 @@ class ClassAnswering:
         self,
         answers: Sequence[NDArray[np.floating] | None],
         labels: Sequence[str | None],
+        sizes: Sequence[tuple[int, int] | None],
         frame: Frame,
     ) -> tuple[NDArray[np.intp], list[pa.Array]]:
         """One row an image."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sft_mlflow.data.canvas import boxes_in_picture, place
-from sft_mlflow.tasks import on_canvas
+from sft_mlflow.tasks import exports, on_canvas
 from sft_mlflow.tasks.base import Frame, Outputs
 from sft_mlflow.tasks.detection.box_head import BoxHead
 from sft_mlflow.tasks.detection.boxes import Boxes
+from sft_mlflow.tasks.exports import Annotated, Export
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _BOX = [("label", pa.string()), ("score", pa.float64()), *((c, pa.float64()) for c in _CORNERS)]
@@ -23,6 +27,11 @@ class BoxAnswering:
     """An answer are the boxes found in an image, in its own pixels, by falling score."""
 
     adjustable = ("least_score",)
+
+    @property
+    def exports(self) -> Mapping[str, Export]:
+        """COCO's JSON."""
+        return {"coco": partial(exports.coco, _annotated)}
 
     def answers(
         self,
@@ -51,23 +60,31 @@ class BoxAnswering:
         return found
 
     def columns(self, classes: Sequence[str]) -> list[tuple[str, pa.DataType]]:
-        """`boxes`, how many the image has, and of each its class, score and corners in pixels."""
+        """Of the image its size and how many boxes it has, of each its class, score and corners.
+
+        All in pixels of the upright image.
+        """
         del classes
-        return [("boxes", pa.int64()), *_BOX]
+        return [*((name, pa.int64()) for name in ("width", "height", "boxes")), *_BOX]
 
     def rows(
-        self, answers: Sequence[Boxes | None], labels: Sequence[str | None], frame: Frame
+        self,
+        answers: Sequence[Boxes | None],
+        labels: Sequence[str | None],
+        sizes: Sequence[tuple[int, int] | None],
+        frame: Frame,
     ) -> tuple[NDArray[np.intp], list[pa.Array]]:
         """One row a box; one without a box for an image that has none, or cannot be read."""
         del labels
         of_images: list[int] = []
         rows: list[dict[str, object]] = []
-        for number, answer in enumerate(answers):
+        for number, (answer, size) in enumerate(zip(answers, sizes, strict=True)):
             boxes = [] if answer is None else _rows(answer, frame)
+            width, height = (None, None) if size is None else size
             count = None if answer is None else len(boxes)
             for box in boxes or [{}]:
                 of_images.append(number)
-                rows.append({"boxes": count, **box})
+                rows.append({"width": width, "height": height, "boxes": count, **box})
         columns = self.columns(frame.classes)
         return np.array(of_images, np.intp), [
             pa.array([row.get(name) for row in rows], kind) for name, kind in columns
@@ -92,3 +109,21 @@ def _rows(answer: Boxes, frame: Frame) -> list[dict[str, object]]:
         }
         for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True)
     ]
+
+
+def _annotated(rows: Iterable[exports.Row]) -> Iterator[Annotated]:
+    for found in exports.by_image(rows, of=lambda row: max(1, row["boxes"] or 0)):
+        first = found[0]
+        if first["error"] is None:
+            annotations = [_annotation(row) for row in found if row["label"] is not None]
+            yield Annotated(Path(first["path"]), first["width"], first["height"], annotations)
+
+
+def _annotation(row: exports.Row) -> dict[str, Any]:
+    width, height = row["xmax"] - row["xmin"], row["ymax"] - row["ymin"]
+    return {
+        "label": row["label"],
+        "score": row["score"],
+        "bbox": [row["xmin"], row["ymin"], width, height],
+        "area": width * height,
+    }

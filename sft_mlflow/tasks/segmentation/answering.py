@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,9 @@ from torch.nn import functional as F
 from sft_mlflow.data.canvas import place
 from sft_mlflow.data.masks import IGNORED
 from sft_mlflow.errors import DataError
-from sft_mlflow.tasks import on_canvas
+from sft_mlflow.tasks import exports, on_canvas
 from sft_mlflow.tasks.base import Frame
+from sft_mlflow.tasks.exports import Annotated, Export
 
 Indices = NDArray[np.uint8]
 
@@ -34,6 +37,16 @@ class MaskAnswering:
     """An answer are the class indices (H, W) uint8 of an image, in its own pixels."""
 
     adjustable = ()
+
+    @property
+    def exports(self) -> Mapping[str, Export]:
+        """COCO's JSON with run lengths, and PNG files."""
+        return {
+            "coco": partial(exports.coco, _annotated),
+            "masks": partial(
+                exports.masks, lambda row, classes: indices_of(row["segments"], classes)
+            ),
+        }
 
     def answers(
         self, head: nn.Module, outputs: Tensor, sizes: Sequence[tuple[int, int]], frame: Frame
@@ -75,10 +88,11 @@ class MaskAnswering:
         self,
         answers: Sequence[Indices | None],
         labels: Sequence[str | None],
+        sizes: Sequence[tuple[int, int] | None],
         frame: Frame,
     ) -> tuple[NDArray[np.intp], list[pa.Array]]:
         """One row an image."""
-        del labels
+        del labels, sizes
         found = [None if answer is None else segments(answer, frame.classes) for answer in answers]
         return np.arange(len(answers)), [pa.array(found, pa.list_(_SEGMENT))]
 
@@ -104,6 +118,26 @@ def indices_of(segments: Sequence[Mapping[str, Any]], classes: Sequence[str]) ->
         counts = {"size": [height, width], "counts": str(segment["counts"]).encode()}
         found[run_lengths.decode(counts).astype(bool)] = classes.index(str(segment["label"]))
     return found
+
+
+def _annotated(rows: Iterable[exports.Row]) -> Iterator[Annotated]:
+    for row in rows:
+        if row["error"] is None:
+            found = row["segments"]
+            height, width = map(int, found[0]["size"])
+            annotations = [_annotation(segment) for segment in found]
+            yield Annotated(Path(row["path"]), width, height, annotations)
+
+
+def _annotation(segment: Mapping[str, Any]) -> dict[str, Any]:
+    size, counts = list(map(int, segment["size"])), str(segment["counts"])
+    left, top, width, height = run_lengths.toBbox({"size": size, "counts": counts.encode()})
+    return {
+        "label": segment["label"],
+        "segmentation": {"size": size, "counts": counts},
+        "area": int(segment["pixels"]),
+        "bbox": [float(left), float(top), float(width), float(height)],
+    }
 
 
 def segments(
