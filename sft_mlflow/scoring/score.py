@@ -31,10 +31,10 @@ from sft_mlflow.tasks.base import Answer
 from sft_mlflow.tasks.predictor import Predictor
 
 FORMAT = 2
-BATCH = 64
-# What a crash costs at most, and what a row group of the output is of. A multiple of the batch, so
-# that a job that goes on makes the same parts as one that never stopped.
-PART_IMAGES = 32 * BATCH
+# What a crash costs at most, and what a row group of the output is of. A multiple of what passes
+# through a network at once, so that a job that goes on makes the same parts as one that never
+# stopped.
+PART_IMAGES = 2048
 
 _JOB = "_job.json"
 _LOCK = "_lock"
@@ -196,7 +196,7 @@ def _batches(
     spec = config.preprocessing.pixels
     # The copy runs ahead of the other by what is being decoded, which is bounded.
     kept, decoded = tee(images)
-    for batch in stream((image.path for image in decoded), spec, BATCH, threads=threads):
+    for batch in stream((image.path for image in decoded), spec, spec.together, threads=threads):
         yield list(islice(kept, len(batch.paths))), batch
 
 

@@ -7,13 +7,6 @@ from torch import nn
 from sft_mlflow.sources import cuts
 
 
-def start_at_zero(head: nn.Module) -> None:
-    """Give a linear head weights that find every class equally likely."""
-    linear = as_linear(head)
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-
-
 def as_linear(head: nn.Module) -> nn.Linear:
     """The head of a classifier, which is a linear function of one feature vector."""
     if not isinstance(head, nn.Linear):

@@ -184,13 +184,10 @@ def bare_network(architecture: Architecture, classes: int) -> StagedNetwork:
 def network_from(source: SourceModel, classes: int) -> StagedNetwork:
     """The source's network, pretrained, with a new head for that many classes.
 
-    The new head starts at zero, which gives every class the same probability and draws nothing
-    from a random generator.
+    The head is drawn from torch's global generator.
     """
     model = classifier_from(source)
-    network = StagedNetwork(model, heads.replace_head(model, classes))
-    heads.start_at_zero(network.head)
-    return network
+    return StagedNetwork(model, heads.replace_head(model, classes))
 
 
 def classifier_from(source: SourceModel) -> nn.Module:

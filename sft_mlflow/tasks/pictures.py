@@ -44,6 +44,14 @@ def stacked(jpegs: Sequence[bytes]) -> bytes:
     return jpeg(sheet)
 
 
+def beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Two of the same size, one at the right of the other."""
+    sheet = Image.new("RGB", (left.width + _GAP + right.width, left.height), "white")
+    sheet.paste(left, (0, 0))
+    sheet.paste(right, (left.width + _GAP, 0))
+    return sheet
+
+
 def colours(count: int) -> list[tuple[int, int, int]]:
     """So many colours that are told apart, the first ones best."""
     # Hues a golden ratio apart never come close to those before.

@@ -23,7 +23,7 @@ from sft_mlflow.tasks.detection import DETECTION
 from sft_mlflow.tasks.detection.boxes import Boxes
 from sft_mlflow.tasks.segmentation import SEGMENTATION
 from sft_mlflow.tasks.segmentation.answering import indices_of
-from sft_mlflow.tasks.segmentation.metrics import counted
+from sft_mlflow.tasks.segmentation.metrics import Counts, counted
 from sft_mlflow.tracking.evaluation import answers_to, log_artifacts, log_figures, refuse_extras
 
 # What one image has: boxes or segments, each a mapping, as models made here answer.
@@ -179,7 +179,7 @@ def _found(parts: Parts, classes: Sequence[str]) -> Boxes:
 
 def _masks(found: Sequence[Parts], truth: Sequence[Parts]) -> _Judged:
     frame = Frame(_classes(found, truth), PixelSpec(1, "nearest"))
-    counts = []
+    counts: list[Counts] = []
     for row, (said, true) in enumerate(zip(found, truth, strict=True)):
         if not true:
             # All of it is ignored.

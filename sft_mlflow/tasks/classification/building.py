@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from sft_mlflow.data.manifest import Sample
 from sft_mlflow.sources import network
-from sft_mlflow.sources.heads import as_linear
 from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
 
@@ -36,9 +35,7 @@ class ClassBuilding:
 
     def network(self, source: SourceModel, classes: int) -> StagedNetwork:
         """The classifier with a linear layer for the new classes."""
-        staged = network.network_from(source, classes)
-        as_linear(staged.head).reset_parameters()
-        return staged
+        return network.network_from(source, classes)
 
     def bare_network(self, architecture: Architecture, classes: int) -> StagedNetwork:
         """The same, its weights still to be loaded."""

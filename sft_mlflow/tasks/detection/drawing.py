@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sft_mlflow.data.images import decode_sized
 from sft_mlflow.tasks.detection.boxes import Boxes
-from sft_mlflow.tasks.pictures import colours, jpeg
+from sft_mlflow.tasks.pictures import beside, colours, jpeg
 
 SIDE = 320
 
@@ -25,10 +25,8 @@ def beside_truth(path: Path, truth: Boxes, found: Boxes, classes: Sequence[str])
     )
     shown.thumbnail((SIDE, SIDE))
     scale = np.array([shown.width / width, shown.height / height] * 2)
-    sheet = Image.new("RGB", (2 * shown.width + 4, shown.height), "white")
-    sheet.paste(_drawn(shown, truth, scale, classes, scores=False), (0, 0))
-    sheet.paste(_drawn(shown, found, scale, classes, scores=True), (shown.width + 4, 0))
-    return jpeg(sheet)
+    left = _drawn(shown, truth, scale, classes, scores=False)
+    return jpeg(beside(left, _drawn(shown, found, scale, classes, scores=True)))
 
 
 def _drawn(

@@ -13,7 +13,7 @@ from torchvision.utils import draw_segmentation_masks
 
 from sft_mlflow.data.images import decode
 from sft_mlflow.data.masks import IGNORED
-from sft_mlflow.tasks.pictures import colours, jpeg
+from sft_mlflow.tasks.pictures import beside, colours, jpeg
 
 SIDE = 320
 _ALPHA = 0.6
@@ -26,16 +26,12 @@ def beside_truth(
     """A JPEG: true mask at the left, predicted one at the right, the classes' colours below."""
     picture = decode(path, shorter_side=SIDE)
     picture.thumbnail((SIDE, SIDE))
-    both = [_laid(picture, mask, classes) for mask in (truth, found)]
+    both = beside(*(_laid(picture, mask, classes) for mask in (truth, found)))
     present = [n for n in np.union1d(truth, found).tolist() if n != IGNORED]
-    sheet = Image.new(
-        "RGB",
-        (2 * picture.width + 4, picture.height + _LINE * (1 + (len(present) - 1) // 3) + 4),
-        "white",
-    )
-    sheet.paste(both[0], (0, 0))
-    sheet.paste(both[1], (picture.width + 4, 0))
-    _legend(sheet, picture.height + 3, present, classes)
+    lines = 1 + (len(present) - 1) // 3
+    sheet = Image.new("RGB", (both.width, both.height + _LINE * lines + 4), "white")
+    sheet.paste(both, (0, 0))
+    _legend(sheet, both.height + 3, present, classes)
     return jpeg(sheet)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import tv_tensors
@@ -13,6 +15,7 @@ from torchvision import tv_tensors
 from sft_mlflow.data.canvas import lay_mask
 from sft_mlflow.data.manifest import Manifest, Sample
 from sft_mlflow.data.masks import IGNORED
+from sft_mlflow.data.ordered import ordered_map
 from sft_mlflow.tasks import on_canvas
 from sft_mlflow.tasks.base import Frame, LossSettings, Moved
 from sft_mlflow.tasks.imbalance import weights
@@ -48,13 +51,18 @@ class MaskLearning:
         """Class indices (B, H, W) uint8 on the canvas."""
         canvas = on_canvas.canvas_of(frame.pixels)
 
-        def laid(sample: Sample) -> Tensor:
-            mask = lay_mask(true_mask(sample, frame.classes, frame.mask_values), canvas)
-            there = moved(tv_tensors.Mask(torch.from_numpy(mask)[None]), sample.digest)
-            plain: Tensor = there.as_subclass(Tensor)[0]
-            return plain
+        def laid(sample: Sample) -> NDArray[np.uint8]:
+            return lay_mask(true_mask(sample, frame.classes, frame.mask_values), canvas)
 
-        return torch.stack([laid(sample) for sample in samples])
+        def there(mask: NDArray[np.uint8], digest: str) -> Tensor:
+            plain: Tensor = moved(tv_tensors.Mask(torch.from_numpy(mask)[None]), digest)
+            return plain.as_subclass(Tensor)[0]
+
+        # Decoded by several threads, but moved by one: the draws are of a global generator.
+        masks = ordered_map(laid, samples, ahead=len(samples))
+        return torch.stack(
+            [there(mask, sample.digest) for mask, sample in zip(masks, samples, strict=True)]
+        )
 
     def loss(
         self, head: nn.Module, outputs: Tensor, targets: Tensor, settings: LossSettings

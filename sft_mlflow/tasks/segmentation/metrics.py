@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from sft_mlflow.data.masks import IGNORED
 
-# (classes, classes) int64: row is the true class of a pixel, column the predicted one.
-Counts = NDArray[np.int64]
+# (classes, classes): row is the true class of a pixel, column the predicted one.
+Counts = NDArray[np.integer]
 
 
 def counted(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) -> Counts:
