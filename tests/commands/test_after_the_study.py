@@ -187,3 +187,5 @@ def test_an_interrupted_score_goes_on_and_an_output_of_another_job_is_kept(
     assert set(frame["model_version"]) == {"fields/1"}
     said = run(*words, "--input", str(finished_study.data / "red"), code=2)
     assert "overwrite" in said
+    said = run(*words, "--input", str(finished_study.data), "--coco", "scores.json", code=2)
+    assert "--coco scores.json: classification is not written so" in said
