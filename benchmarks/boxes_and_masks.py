@@ -4,6 +4,9 @@
 on the same images with the same changes of them, in one run that fills the time: all of it at once,
 a new head, the body at a tenth of the head's learning rate, BatchNorm at the source's statistics,
 AdamW, one cycle. Both are judged by the same metrics on the same test side, which none has seen.
+
+`reuse` is one study of fixed trials, with what frozen stages make of an image kept, and computed
+again.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ BEGUN = time.perf_counter()  # Before the heavy imports: they are part of an arm
 import argparse  # noqa: E402
 import copy  # noqa: E402
 import os  # noqa: E402
+import subprocess  # noqa: E402
 from functools import partial  # noqa: E402
 
 from benchmarks import machine  # noqa: E402
 
 MODULE = "benchmarks.boxes_and_masks"
+DEPTHS = (2, 4, 8)
 # The rest is for the test at the end, and epochs that take longer than the first.
 SHARE_OF_TRAINING = 0.95
 
@@ -27,7 +32,7 @@ SHARE_OF_TRAINING = 0.95
 def main() -> None:
     options = parse()
     os.environ.update(machine.product(options.work))
-    figures, note = {"ours": ours, "plain": plain}[options.arm](options)
+    figures, note = {"ours": ours, "plain": plain, "reuse": reuse}[options.arm](options)
     seconds = time.perf_counter() - BEGUN
     print(f"{options.arm}: {figures} in {seconds:.0f} s; {note}")
     result = {"arm": options.arm, "figures": figures, "seconds": seconds, "note": note}
@@ -163,18 +168,55 @@ def plain(options: argparse.Namespace) -> tuple[dict[str, float], str]:
     return judged("test"), f"{epochs} epochs, {metric} {best[0]:.4f} on validation"
 
 
+def reuse(options: argparse.Namespace) -> tuple[dict[str, float], str]:
+    seconds = {}
+    for kept in ("yes", "no"):
+        work = options.work / f"reuse-{kept}"
+        work.mkdir(parents=True)
+        command = [
+            machine.PRODUCT,
+            "finetune",
+            f"--data={options.data}",
+            f"--task={options.task}",
+            f"--depths={','.join(map(str, DEPTHS))}",
+            f"--lr={options.lr}",
+            f"--trials={len(DEPTHS)}",
+            f"--epochs={options.epochs}",
+            f"--batch-size={options.batch_size}",
+            "--augment=natural",
+            "--prune=no",
+            f"--seed={options.seed}",
+            f"--reuse={kept}",
+        ]
+        if options.ignore_index is not None:
+            command.append(f"--ignore-index={options.ignore_index}")
+        environment = os.environ | machine.threads(options.threads) | machine.product(work)
+        begun = time.perf_counter()
+        with (work / "printed.txt").open("w") as printed:
+            subprocess.run(
+                command, env=environment, stdout=printed, stderr=printed, check=True, cwd=work
+            )
+        seconds[kept] = time.perf_counter() - begun
+    return seconds, f"{seconds['no'] / seconds['yes']:.2f} times as fast with reuse"
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="boxes_and_masks", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--data", required=True, help="as for `sft-mlflow finetune`")
     add("--task", choices=("detection", "segmentation"), required=True)
-    add("--arm", choices=("ours", "plain"), required=True)
+    add("--arm", choices=("ours", "plain", "reuse"), required=True)
     add("--work", type=machine.absolute, required=True, help="folder for all that is written")
     add("--output", type=machine.absolute, required=True, help="JSON file")
     add("--minutes", type=float, default=60)
-    add("--epochs", type=int, default=20, help="of a trial of `ours`")
+    add("--epochs", type=int, default=20, help="of a trial of `ours` and `reuse`")
     add("--batch-size", type=int, default=8)
-    add("--lr", type=float, default=1e-3, help="of the head in `plain`")
+    add(
+        "--lr",
+        type=float,
+        default=1e-3,
+        help="of the head in `plain`, and of every trial of `reuse`",
+    )
     add("--ignore-index", type=int)
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=os.cpu_count(), help="default: all cores")
