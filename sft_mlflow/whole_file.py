@@ -1,8 +1,9 @@
-"""Files that are there whole or not at all, however the process that writes them ends."""
+"""Files and folders that are there whole or not at all, however their writer ends."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,46 @@ from pathlib import Path
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; what is there takes its place when the block ends well."""
-    # By process, since workers may write the same file at once; the last one wins.
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside = _beside(path)
     try:
         yield beside
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` to write into, which takes its place when the block ends well."""
+    beside = _beside(path)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        take_place(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def take_place(new: Path, path: Path) -> None:
+    """Rename a file or folder to a path where there may be something, even a full folder."""
+    aside = None
+    if path.is_dir() or (path.exists() and new.is_dir()):
+        # Nothing can be renamed onto it.
+        aside = path.with_name(f".{path.name}.replaced")
+        _remove(aside)
+        os.replace(path, aside)
+    os.replace(new, path)
+    if aside is not None:
+        _remove(aside)
+
+
+def _beside(path: Path) -> Path:
+    # By process, since workers may write the same file at once; the last one wins.
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

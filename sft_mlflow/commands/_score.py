@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from sft_mlflow.commands.observer import Notice, Observer, Progress, unobserved
 from sft_mlflow.commands.surroundings import command_line, home, quieten_mlflow
-from sft_mlflow.errors import OptionsError
 from sft_mlflow.options import ScoreOptions
 from sft_mlflow.report.wording import metric
+from sft_mlflow.scoring import exports
 from sft_mlflow.scoring import inputs as scoring_inputs
 from sft_mlflow.scoring.score import ScoreEnded, ScoreStarted, read_scores
 from sft_mlflow.scoring.score import score as score_images
-from sft_mlflow.tasks.exports import Export, Row
 from sft_mlflow.tasks.predictor import Predictor
 from sft_mlflow.tracking import connection, fetch, runs
 from sft_mlflow.training.precision import pick_device
@@ -31,9 +28,14 @@ def score(options: ScoreOptions, observer: Observer = unobserved) -> ScoreEnded:
         observer(Notice(f"Scoring with {model.reference.label} on {device}"))
         predictor = Predictor.load(model.folder, str(device), least_score=options.least_score)
         classes = predictor.config.classes
-        wanted = _exports(options, predictor)
-        found = scoring_inputs.find(options.input, classes=classes, split=options.split or None)
         output = Path(options.output)
+        wanted = exports.targets(
+            {"coco": options.coco, "masks": options.masks},
+            predictor.task,
+            output,
+            overwrite=options.overwrite,
+        )
+        found = scoring_inputs.find(options.input, classes=classes, split=options.split or None)
         for event in score_images(
             predictor,
             found,
@@ -47,11 +49,10 @@ def score(options: ScoreOptions, observer: Observer = unobserved) -> ScoreEnded:
                 runs.log_scored_input(client, run_id, options.input, event.input_digest)
             elif isinstance(event, ScoreEnded):
                 ended = event
-        for export, path in wanted:
-            rows = partial(_rows, ended.output)
-            for done in export(rows, classes, path):
-                observer(Progress(f"Writing {path}", done, ended.total - ended.errors))
-            observer(Notice(f"{path}: written"))
+        for target in wanted:
+            for done in exports.write(target, found, ended.output, classes):
+                observer(Progress(f"Writing {target.path}", done, ended.total - ended.errors))
+            observer(Notice(f"{target.path}: written"))
         judging = predictor.task.judging
         judged = judging.of_scores(read_scores(ended.output), classes) if labelled else None
         figures = {}
@@ -69,23 +70,3 @@ def score(options: ScoreOptions, observer: Observer = unobserved) -> ScoreEnded:
             spoken = (f"{metric(name)} {value:.4f}" for name, value in found_figures.items())
             observer(Notice(f"On {known} labelled images: {', '.join(spoken)}"))
     return ended
-
-
-def _exports(options: ScoreOptions, predictor: Predictor) -> list[tuple[Export, Path]]:
-    """What is to be written beside the rows, and where.
-
-    Raises OptionsError where the task has no such form, or something is there already.
-    """
-    possible = predictor.task.answering.exports
-    asked = {"coco": options.coco, "masks": options.masks}
-    for name, path in asked.items():
-        if path and name not in possible:
-            raise OptionsError(f"--{name} {path}: {predictor.task.name} is not written so.")
-        if path and Path(path).exists() and not options.overwrite:
-            raise OptionsError(f"--{name} {path}: exists. Choose another, or say --overwrite yes.")
-    return [(possible[name], Path(path)) for name, path in asked.items() if path]
-
-
-def _rows(output: Path) -> Iterator[Row]:
-    for batch in read_scores(output):
-        yield from batch.to_pylist()

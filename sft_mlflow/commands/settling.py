@@ -28,9 +28,8 @@ LEAST_PATIENCE = 4
 AVERAGING = 0.1
 # Of a budget, that probes which are trained may take.
 PROBES_SHARE = 1 / 3
-# Heads for boxes and masks take about as long as their body, and 100 draws of the test images for
-# the intervals of average precision 0.06 s an image.
-HEAD_FACTOR, JUDGING_SECONDS = 2, 0.1
+# 100 draws of the test images for the intervals of average precision take 0.06 s an image.
+JUDGING_SECONDS = 0.1
 # Registration, report and the last messages, beside the evaluation whose length is estimated.
 CLOSING_SECONDS = 10.0
 
@@ -198,7 +197,6 @@ def limits_of(options: FinetuneOptions, loaded: Loaded, settled: Settled, begun:
         return Limits(options.trials or wanted, None)
     slowest = max(p.seconds_an_image for p in settled.prepared.values())
     linear = TASKS[loaded.manifest.task].learning.is_linear
-    slowest *= 1 if linear else HEAD_FACTOR
     # The test side is read from its files; trials that are stopped still validate once or twice.
     testing = 2 * slowest * len(loaded.manifest.side("test"))
     testing += 2 * slowest * len(loaded.manifest.side("valid")) * options.workers

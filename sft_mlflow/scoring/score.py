@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice, tee
 from pathlib import Path
@@ -29,12 +29,15 @@ from sft_mlflow.scoring.inputs import InputImage, Inputs, Survey, survey
 from sft_mlflow.sources.model_folder import ModelConfig
 from sft_mlflow.tasks.base import Answer
 from sft_mlflow.tasks.predictor import Predictor
+from sft_mlflow.whole_file import take_place
 
 FORMAT = 2
 # What a crash costs at most, and what a row group of the output is of. A multiple of what passes
 # through a network at once, so that a job that goes on makes the same parts as one that never
 # stopped.
 PART_IMAGES = 2048
+# A mask may have a hundred kilobytes.
+_READ_ROWS = 1024
 
 _JOB = "_job.json"
 _LOCK = "_lock"
@@ -183,17 +186,21 @@ def _scored(
     yield ScoreEnded(output, done, errors, scored, seconds, scored / seconds, already_there=False)
 
 
-def read_scores(output: Path) -> Iterator[pa.RecordBatch]:
-    """The rows of a finished output, file or folder, in the order of the inputs."""
+def read_scores(output: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a finished output, file or folder, in the order of the inputs, some at a time.
+
+    columns: only these; None for all.
+    """
     for part in _parts_of(output):
         with pq.ParquetFile(part) as file:
-            yield from file.iter_batches()
+            yield from file.iter_batches(_READ_ROWS, columns=columns)
 
 
 def _batches(
     images: Iterator[InputImage], config: ModelConfig, threads: int
 ) -> Iterator[tuple[list[InputImage], Batch]]:
     spec = config.preprocessing.pixels
+    assert PART_IMAGES % spec.together == 0
     # The copy runs ahead of the other by what is being decoded, which is bounded.
     kept, decoded = tee(images)
     for batch in stream((image.path for image in decoded), spec, spec.together, threads=threads):
@@ -348,32 +355,13 @@ def _publish(output: Path, partial: Path, parts: list[Path], schema: pa.Schema) 
                 table = pq.read_table(part)
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
         _flush(whole)
-        aside = _set_aside(output) if output.is_dir() else None
-        os.replace(whole, output)
+        take_place(whole, output)
         _clear(partial)
     else:
         for name in _names(partial):
             if name != _JOB and not name.startswith("part-"):
                 (partial / name).unlink()
-        aside = _set_aside(output) if output.exists() else None
-        os.replace(partial, output)
-    if aside is not None:
-        _remove(aside)
-
-
-def _set_aside(output: Path) -> Path:
-    """Where a former output went that nothing can be renamed onto."""
-    aside = output.with_name(f".{output.name}.replaced")
-    _remove(aside)
-    os.replace(output, aside)
-    return aside
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        take_place(partial, output)
 
 
 def _flush(path: Path) -> None:

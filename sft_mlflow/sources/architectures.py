@@ -9,7 +9,7 @@ import timm
 import torchvision
 from torch import Tensor, nn
 
-from sft_mlflow.errors import DataError, OptionsError
+from sft_mlflow.errors import DataError
 from sft_mlflow.sources.source_model import Architecture, Library
 
 
@@ -71,14 +71,6 @@ def load(model: nn.Module, state_dict: Mapping[str, Tensor], origin: str) -> Non
         )
     wanted.update((name, state_dict[name]) for name in wanted.keys() & state_dict.keys())
     model.load_state_dict(wanted)
-
-
-def find(name: str) -> Architecture:
-    """The architecture of that name, torchvision's before timm's; the nearest names if unknown."""
-    for library in ("torchvision", "timm"):
-        if name in names(library):
-            return Architecture(library, name)
-    raise OptionsError(unknown(name, names("torchvision") + names("timm"), "architecture"))
 
 
 def names(library: Library) -> list[str]:

@@ -149,8 +149,8 @@ def map_stages(model: nn.Module, traced: Traced, read: Iterable[int]) -> tuple[S
             ends[position] = ends.pop(later)
         else:
             begun = max((end for end in ends if end < position), default=-1) + 1
-            first = next(i for i in range(begun, position) if _has_weights(model, traced, [i]))
-            ends[position] = _path(traced.nodes[first])
+            inside = [i for i in range(begun, position + 1) if _has_weights(model, traced, [i])]
+            ends[position] = _path(traced.nodes[inside[0]])
     return _between(ends)
 
 

@@ -67,7 +67,7 @@ def _under(head: nn.Module, body: nn.Module, nodes: Sequence[Node], read: Any) -
     map_arg(read, found.append)
     last = max(found, key=nodes.index)
     path = _needed(nodes, [last])
-    # What is made of a map for the head alone (SSD scales its first): the head's, when it is cut.
+    # What is made of a map for the head alone: SSD scales its first.
     beside = [node for node in _needed(nodes, found) if node not in path]
     given = {n for node in beside for n in node.all_input_nodes} | set(found)
     stages = cuts.map_stages(
@@ -77,7 +77,11 @@ def _under(head: nn.Module, body: nn.Module, nodes: Sequence[Node], read: Any) -
     )
     # A module of modules, whose paths are those of the body with a word before them.
     model = nn.Module()
-    model.add_module(BODY, _used(body, [*path, *beside], found))
+    used = _used(body, [*path, *beside], found)
+    for node in beside:
+        if node.op == "get_attr":
+            _fix(used, str(node.target))
+    model.add_module(BODY, used)
     model.add_module(HEAD, head)
     graph = torch.fx.Graph()
     copies: dict[Node, Node] = {}
@@ -93,6 +97,18 @@ def _under(head: nn.Module, body: nn.Module, nodes: Sequence[Node], read: Any) -
         HEAD,
         (Traced(tuple(kept), output, len(kept) - 1), stages),
     )
+
+
+def _fix(model: nn.Module, path: str) -> None:
+    """Make a parameter one that never trains.
+
+    It would train with the head, but it is not kept with a head: trials start from a head alone.
+    """
+    owner, _, name = path.rpartition(".")
+    module = model.get_submodule(owner)
+    value = module.get_parameter(name).detach()
+    delattr(module, name)
+    module.register_buffer(name, value)
 
 
 def _needed(nodes: Sequence[Node], results: Collection[Node]) -> list[Node]:

@@ -197,8 +197,8 @@ def classifier_from(source: SourceModel) -> nn.Module:
     """
     if source.task != "classification":
         raise OptionsError(
-            f"--source {source.uri}: a model for {source.task} has lost what names the class of an "
-            "image. Take a classifier, for example the source that it was fine-tuned from."
+            f"--source {source.uri}: a model for {source.task} does not name the class of an "
+            "image. Take a classifier, as the source that it was fine-tuned from."
         )
     model = architectures.build(source.architecture)
     if source.classes:

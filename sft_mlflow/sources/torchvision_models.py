@@ -5,10 +5,8 @@ Its detectors and segmenters too, as `torchvision://fasterrcnn_resnet50_fpn_v2/C
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
 
@@ -36,9 +34,8 @@ def load(uri: str) -> SourceModel:
     `torchvision://resnet50/random` is the untrained network, for comparisons.
     """
     name, _, wanted = uri.removeprefix(PREFIX).partition("/")
-    known = architectures.names("torchvision") + whole_models.names()
-    if name not in known:
-        message = architectures.unknown(name, known, "network of torchvision")
+    if name not in names():
+        message = architectures.unknown(name, names(), "network of torchvision")
         raise OptionsError(f"--source {uri!r}: {message}")
     architecture = Architecture("torchvision", name)
     available = torchvision.models.get_model_weights(name)
@@ -48,12 +45,14 @@ def load(uri: str) -> SourceModel:
         raise OptionsError(f"--source {uri!r}: {message} There are: {', '.join(choice)}.")
     chosen = available.DEFAULT if wanted in ("", RANDOM) else available[wanted]
     if whole_models.family(architecture) is not None:
+        found = None
         if wanted != RANDOM:
-            return whole_models.source(uri, architecture, _fetch(chosen))
-        with _always_the_same():
-            return whole_models.source(uri, architecture, None)
+            found = whole_models.published(architecture, _fetch(chosen))
+        return whole_models.source(uri, architecture, found)
     if wanted == RANDOM:
-        with _always_the_same():
+        # The same in every process of a study, and in a study that goes on tomorrow.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
             state_dict = architectures.build(architecture).state_dict()
         classes: tuple[str, ...] = ()
     else:
@@ -76,12 +75,9 @@ def load(uri: str) -> SourceModel:
     )
 
 
-@contextlib.contextmanager
-def _always_the_same() -> Iterator[None]:
-    """In it random weights are the same in every process, and in a study that goes on tomorrow."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+def names() -> list[str]:
+    """Every network that can be named: classifiers, detectors, segmenters."""
+    return [*architectures.names("torchvision"), *whole_models.names()]
 
 
 def _for_this_network(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from torch import Tensor
 
 from sft_mlflow.errors import OptionsError
-from sft_mlflow.sources import architectures, cuts, model_folder, weights, whole_models
+from sft_mlflow.sources import (
+    architectures,
+    cuts,
+    model_folder,
+    torchvision_models,
+    weights,
+    whole_models,
+)
 from sft_mlflow.sources.source_model import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -35,7 +42,12 @@ def load(uri: str) -> SourceModel:
         )
     state_dict = weights.read_state_dict(path)
     architecture = _architecture(query["arch"])
-    if whole_models.family(architecture) is not None:
+    family = whole_models.family(architecture)
+    if family is not None:
+        if family.square and "size" in query:
+            raise OptionsError(
+                f"--source {uri!r}: {architecture.name} has one size; leave size out."
+            )
         source = whole_models.source(uri, architecture, state_dict)
     else:
         source = SourceModel(
@@ -57,9 +69,13 @@ def load(uri: str) -> SourceModel:
 
 
 def _architecture(name: str) -> Architecture:
-    if name in whole_models.names():
+    """The architecture of that name, torchvision's before timm's; the nearest names if unknown."""
+    of_torchvision, of_timm = torchvision_models.names(), architectures.names("timm")
+    if name in of_torchvision:
         return Architecture("torchvision", name)
-    return architectures.find(name)
+    if name in of_timm:
+        return Architecture("timm", name)
+    raise OptionsError(architectures.unknown(name, of_torchvision + of_timm, "architecture"))
 
 
 def load_folder(folder: Path, uri: str) -> SourceModel:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
+import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -25,6 +27,8 @@ from sft_mlflow.sources.source_model import (
     Preprocessing,
     SourceModel,
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +53,29 @@ FAMILIES: Mapping[str, Family] = {
     "fasterrcnn_": Family("detection", ("roi_heads.box_predictor",), backgrounds=1),
     "retinanet_": _ONE_STAGE,
     "fcos_": _ONE_STAGE,
-    "ssd": Family("detection", ("head.classification_head",), backgrounds=1, square=True),
+    "ssd300_": Family("detection", ("head.classification_head",), backgrounds=1, square=True),
+    # Of each of its six maps the last layer; before it come others that are not of classes.
+    "ssdlite320_": Family(
+        "detection",
+        tuple(f"head.classification_head.module_list.{number}.1" for number in range(6)),
+        backgrounds=1,
+        square=True,
+    ),
     "deeplabv3_": _ATROUS,
     "fcn_": _ATROUS,
     "lraspp_": Family("segmentation", ("classifier.low_classifier", "classifier.high_classifier")),
 }
-# Their published weights were trained with a BatchNorm that adds nothing to the variance;
-# torchvision sets it where it loads them itself (`overwrite_eps`).
-_WITHOUT_EPS = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
+# Their published weights were trained with a BatchNorm that adds nothing to the variance, which
+# torchvision sets where it loads them itself (`overwrite_eps`).
+_PUBLISHED_WITHOUT_EPS = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
+_EPS = 1e-5
 
 # Shorter side in pixels of the pictures that the segmenters were judged on.
 _SEGMENTERS_SIZE = 520
 
 
 def names() -> list[str]:
-    """Every such model that can be built."""
+    """Every such model of torchvision."""
     modules = (torchvision.models.detection, torchvision.models.segmentation)
     known = [name for module in modules for name in torchvision.models.list_models(module=module)]
     return [name for name in known if name.startswith(tuple(FAMILIES))]
@@ -88,11 +100,21 @@ def build(architecture: Architecture, classes: int) -> nn.Module:
         weights_backbone=None,
         num_classes=known.backgrounds + classes,
     )
-    if architecture.name in _WITHOUT_EPS:
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eps = 0.0
     return model.eval()
+
+
+def published(architecture: Architecture, found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """torchvision's published tensors, for the BatchNorm that is built here."""
+    if architecture.name not in _PUBLISHED_WITHOUT_EPS:
+        return found
+    scaled = dict(found)
+    for name, variance in found.items():
+        if name.endswith(".running_var"):
+            weight = f"{name.removesuffix('running_var')}weight"
+            # w / sqrt(v) is w' / sqrt(v + eps); a channel without variance says nothing either way.
+            factor = ((variance + _EPS) / variance).sqrt().where(variance > 0, 1.0)
+            scaled[weight] = found[weight] * factor
+    return scaled
 
 
 def take_body(model: nn.Module) -> nn.Module:
@@ -116,15 +138,17 @@ def source(uri: str, architecture: Architecture, found: Mapping[str, Tensor] | N
     """
     known = family(architecture)
     assert known is not None
-    model = build(architecture, classes=1)
+    # Random weights are the same in every process, and in a study that goes on tomorrow.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build(architecture, classes=1)
     if found is not None:
         _load(model, found, known, uri)
-    state_dict = _as_staged(model.state_dict())
+    state_dict = _as_staged(_shared(model.state_dict(), known))
     return SourceModel(
         uri=uri,
         architecture=architecture,
         preprocessing=_preprocessing(model),
-        # What answers for each class is never transferred.
         classes=(),
         state_dict=state_dict,
         weights_sha256=weights.digest(state_dict),
@@ -133,21 +157,27 @@ def source(uri: str, architecture: Architecture, found: Mapping[str, Tensor] | N
 
 
 def _load(model: nn.Module, found: Mapping[str, Tensor], known: Family, uri: str) -> None:
-    """All but what answers for each class, and heads that only pretraining had."""
-    passed_over = ("aux_classifier.", *(f"{path}." for path in known.class_layers))
-    given = {name: tensor for name, tensor in found.items() if not name.startswith(passed_over)}
+    """Fill the model; raises DataError where the tensors are another model's."""
+    given = _shared(found, known)
+    odd: list[str] = []
     try:
         # Modules that were named otherwise when the weights were published see to it themselves.
-        missing, unknown = model.load_state_dict(given, strict=False)
+        missing, odd = model.load_state_dict(given, strict=False)
+        odd += _shared(dict.fromkeys(missing), known)
     except RuntimeError as error:
-        raise DataError(f"{uri}: the weights do not fit the network: {error}") from error
-    odd = [*(name for name in missing if not name.startswith(passed_over)), *unknown]
+        odd += [line.strip() for line in str(error).splitlines()[1:]]
     if odd:
         raise DataError(
-            f"{uri}: the weights do not fit the network: {len(odd)} missing or unknown "
-            f"({', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''}). Name the architecture they "
-            "belong to with ?arch=."
+            f"{uri}: the weights are of another network: {len(odd)} tensors are missing, unknown "
+            f"or of another shape ({'; '.join(odd[:3])}{'; …' if len(odd) > 3 else ''}). Name the "
+            "one they belong to, torchvision://NAME or file:///PATH?arch=NAME."
         )
+
+
+def _shared(tensors: Mapping[str, T], known: Family) -> dict[str, T]:
+    """Without what answers for each class, and heads that only pretraining had."""
+    passed_over = ("aux_classifier.", *(f"{path}." for path in known.class_layers))
+    return {name: value for name, value in tensors.items() if not name.startswith(passed_over)}
 
 
 def _preprocessing(model: nn.Module) -> Preprocessing:

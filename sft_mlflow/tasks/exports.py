@@ -1,6 +1,6 @@
 """Scores in forms that other programs read: COCO's JSON, and masks as PNG files.
 
-Both are made of the finished rows, so they can be had at any time, and differ in nothing from them.
+Both are made of the finished rows, so they can be had at any time, and say the same.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,48 +20,66 @@ from PIL import Image
 from sft_mlflow.data.ordered import THREADS, ordered_map
 from sft_mlflow.errors import OptionsError
 from sft_mlflow.tasks.pictures import colours
-from sft_mlflow.whole_file import whole_file
+from sft_mlflow.whole_file import whole_file, whole_folder
 
 Row = Mapping[str, Any]
-# All rows of an output from the first on, as often as they are asked for.
-Rows = Callable[[], Iterable[Row]]
-# Writes rows about these classes to a path, and tells after each image how many there were.
-Export = Callable[[Rows, Sequence[str], Path], Iterator[int]]
 
 CLASSES = "classes.txt"
+# By which an export is known again, so that the same call may replace it.
+MARK = "_scores.json"
+MADE_BY = {"contributor": "sft_mlflow score"}
+
+
+class Rows(Protocol):
+    """All rows of an output from the first on, as often as they are asked for."""
+
+    def __call__(self, columns: Sequence[str] | None = None) -> Iterable[Row]:
+        """columns: only these, where that is enough."""
+
+
+class Export(Protocol):
+    """Scores in another form."""
+
+    def __call__(self, rows: Rows, classes: Sequence[str], root: Path, path: Path) -> Iterator[int]:
+        """Write them to `path`, whole or not at all; after each image how many there were.
+
+        root: folder that all images are below.
+        """
 
 
 @dataclass(frozen=True)
 class Annotated:
     """An image as COCO describes it.
 
-    annotations: each with `label`, and without numbers.
+    annotations: each with `label`, and without numbers; made when they are asked for.
     """
 
     path: Path
     width: int
     height: int
-    annotations: Sequence[Mapping[str, Any]]
+    annotations: Iterable[Mapping[str, Any]]
 
 
 def coco(
     annotated: Callable[[Iterable[Row]], Iterator[Annotated]],
     rows: Rows,
     classes: Sequence[str],
+    root: Path,
     path: Path,
 ) -> Iterator[int]:
-    """Write one JSON file with images, categories and annotations that have a score.
+    """Write one JSON file with images, categories and annotations.
 
     annotated: images of rows, without those that could not be read. `file_name` starts at the
-    folder that all images are below; images, annotations and categories are numbered from 1.
+    root; images, annotations and categories are numbered from 1.
     """
-    root = _root(rows())
     category = {name: number for number, name in enumerate(classes, 1)}
+    info = {**MADE_BY, "description": f"file names start at {root}"}
     categories = [{"id": number, "name": name} for name, number in category.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     # In two passes, and piece by piece: there may be more annotations than fit into memory.
     with whole_file(path) as beside, beside.open("w", encoding="utf-8") as file:
-        file.write(f'{{"info": {json.dumps({"description": str(root)})},\n"images": [')
+        # The first line alone tells whose it is.
+        file.write(f'{{"info": {json.dumps(info)},\n"images": [')
         images = (
             {
                 "id": number,
@@ -94,43 +112,47 @@ def masks(
     indices: Callable[[Row, Sequence[str]], NDArray[np.uint8]],
     rows: Rows,
     classes: Sequence[str],
+    root: Path,
     folder: Path,
 ) -> Iterator[int]:
     """Write a palette PNG of class indices for each image, and `classes.txt`, a name a line.
 
-    indices: the mask of a row. A mask lies below the folder as its image below the folder that all
-    images are in, and is named like it.
-    Raises OptionsError where the masks of two images would have the same name.
+    indices: the mask of a row. A mask lies below the folder as its image below the root, and is
+    named like it. Raises OptionsError where two images would have the same mask; nothing is
+    written then.
     """
-    root = _root(rows())
-    palette = [value for colour in colours(len(classes)) for value in colour]
-    names: set[str] = set()
 
-    def named(row: Row) -> tuple[Row, Path]:
-        inside = Path(row["path"]).relative_to(root).with_suffix(".png")
-        if str(inside) in names:
+    def inside(row: Row) -> Path:
+        return path_of(row).relative_to(root).with_suffix(".png")
+
+    of_mask: dict[str, str] = {}
+    for row in rows(("path", "error")):
+        other = of_mask.setdefault(str(inside(row)), row["path"])
+        if other != row["path"]:
             raise OptionsError(
-                f"--masks: two images would have the mask {inside}. Score their folders apart."
+                f"--masks: {other} and {row['path']} would have the same mask {inside(row)}. "
+                "Rename one of them, or score them apart."
             )
-        names.add(str(inside))
-        return row, folder / inside
+    palette = [value for colour in colours(len(classes)) for value in colour]
+    with whole_folder(folder) as beside:
 
-    def write(one: tuple[Row, Path]) -> None:
-        row, path = one
-        picture = Image.fromarray(indices(row, classes))
-        picture.putpalette(palette)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as beside:
-            picture.save(beside, "PNG")
+        def write(row: Row) -> None:
+            picture = Image.fromarray(indices(row, classes))
+            picture.putpalette(palette)
+            path = beside / inside(row)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path, "PNG")
 
-    folder.mkdir(parents=True, exist_ok=True)
-    readable = (row for row in rows() if row["error"] is None)
-    written = ordered_map(write, map(named, readable), ahead=4 * THREADS)
-    for done, _ in enumerate(written, 1):
-        yield done
-    # Last: whoever finds the list finds all masks.
-    with whole_file(folder / CLASSES) as beside:
-        beside.write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+        readable = (row for row in rows() if row["error"] is None)
+        for done, _ in enumerate(ordered_map(write, readable, ahead=4 * THREADS), 1):
+            yield done
+        (beside / CLASSES).write_text("".join(f"{n}\n" for n in classes), encoding="utf-8")
+        (beside / MARK).write_text(json.dumps(MADE_BY))
+
+
+def path_of(row: Row) -> Path:
+    """Of its image, without detours: a table may say `labels/../images/a.jpg`."""
+    return Path(os.path.normpath(row["path"]))
 
 
 def by_image(rows: Iterable[Row], of: Callable[[Row], int]) -> Iterator[list[Row]]:
@@ -138,15 +160,6 @@ def by_image(rows: Iterable[Row], of: Callable[[Row], int]) -> Iterator[list[Row
     remaining = iter(rows)
     for first in remaining:
         yield [first, *islice(remaining, of(first) - 1)]
-
-
-def _root(rows: Iterable[Row]) -> Path:
-    """The folder that all images are below."""
-    root: str | None = None
-    for row in rows:
-        above = os.path.dirname(row["path"])
-        root = above if root is None else os.path.commonpath((root, above))
-    return Path(root or os.sep)
 
 
 def _listed(file: TextIO, items: Iterable[Mapping[str, Any]]) -> Iterator[int]:

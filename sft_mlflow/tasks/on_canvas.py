@@ -30,7 +30,7 @@ class BuildingOnCanvas:
 
     strides: of the maps that a head of ours reads; over_maps: makes it, for maps of so many
     channels by stride and so many classes; class_layers: its module paths that answer with one
-    number a class; over_rest: makes a head of a torchvision model that its body was taken from.
+    number a class; over_rest: makes a head of a model of torchvision that its body was taken from.
     """
 
     task: TaskName
@@ -68,9 +68,17 @@ class BuildingOnCanvas:
 
         A classifier gives its body. Of a model for boxes or masks comes the head as well where it
         is for this task, all but what answers for each class; for the other task, its body.
+        Raises OptionsError where there are no feature maps, or for torchvision's model for the
+        other task.
         """
         if source.task == "classification":
             return self._over(network.classifier_from(source), classes)
+        family = whole_models.family(source.architecture)
+        if family is not None and family.task != self.task:
+            raise OptionsError(
+                f"--source {source.uri}: is a model for {family.task}, and the data are for "
+                f"{self.task}. Take a classifier, or a model for the same task."
+            )
         staged = self.bare_network(source.architecture, classes)
         new = self._class_layers(source.architecture) if source.task == self.task else (f"{HEAD}.",)
         drawn = {k: v for k, v in staged.model.state_dict().items() if k.startswith(new)}
@@ -81,17 +89,11 @@ class BuildingOnCanvas:
     def bare_network(self, architecture: Architecture, classes: int) -> StagedNetwork:
         """The same, its weights still to be loaded.
 
-        Raises OptionsError where the architecture has no feature maps, or a head of its own that
-        is for another task.
+        Raises OptionsError where the architecture has no feature maps.
         """
         family = whole_models.family(architecture)
         if family is None:
             return self._over(architectures.build(architecture), classes)
-        if family.task != self.task:
-            raise OptionsError(
-                f"--source: {architecture} is for {family.task}, and the data for {self.task}. "
-                "Take a classifier, or a model for the same task."
-            )
         model = whole_models.build(architecture, classes)
         body = whole_models.take_body(model)
         return network_over(body, self.over_rest(model, family))

@@ -73,7 +73,8 @@ def _step(model: nn.Module, images: Tensor, arithmetic: Arithmetic) -> float:
     """A loss of one training step, as a number: so an accelerator has finished it."""
     with arithmetic.autocast():
         outputs = model(images)
-    # Any will do: it is the network that takes the time.
+    # Any will do: it is the network that takes the time, but in torchvision's detectors, whose loss
+    # runs in float32 whatever the network does.
     parts = outputs.values() if isinstance(outputs, Mapping) else (outputs,)
     values = [part.float().square().mean() for part in parts if part.is_floating_point()]
     loss = torch.stack(values).sum()

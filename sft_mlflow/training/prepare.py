@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -28,8 +29,8 @@ FEW_EPOCHS = 3
 class Prepared:
     """Of one source: what was settled by looking.
 
-    metrics: of its probe on validation, empty where there was none to fit; seconds_an_image: of a
-    forward pass, for budgets.
+    metrics: of its probe on validation, empty where there was none to fit; seconds_an_image: from
+    the file to the answer, for budgets.
     """
 
     uri: str
@@ -113,8 +114,31 @@ def prepare(
         augmentation=augmentation or _augmentation(recipe.epochs, keeps_class),
         precision=precision,
         metrics={} if probed is None else {f"valid/{k}": v for k, v in probed.metrics.items()},
-        seconds_an_image=prices.decode + prices.forward(0, network.full_depth),
+        seconds_an_image=prices.decode
+        + prices.forward(0, network.full_depth)
+        + (0.0 if linear else _head_seconds(material, network, preprocessing)),
     )
+
+
+@torch.no_grad()
+def _head_seconds(
+    material: Material, network: StagedNetwork, preprocessing: Preprocessing
+) -> float:
+    """What a head that is a network of its own takes of an image, from its maps to the answer."""
+    height, width, _ = preprocessing.pixels.shape
+    sizes = [(width, height)] * preprocessing.pixels.together
+    images = torch.zeros(len(sizes), 3, height, width, device=material.device)
+    network.model.eval()
+    given = [network.segment(0, at)(images) for at in network.inputs(network.full_depth)]
+    suffix, answering = network.suffix(0), TASKS[material.task].answering
+    taken = []
+    # The first one pays for the choice of kernels.
+    for _ in range(2):
+        begun = time.perf_counter()
+        frame = material.frame(preprocessing)
+        answering.answers(network.head, suffix(*given), sizes, frame)
+        taken.append(time.perf_counter() - begun)
+    return min(taken) / len(sizes)
 
 
 def _augmentation(epochs: int, keeps_class: bool) -> Augmentation:

@@ -57,9 +57,9 @@ class Recipe:
         """Whether BatchNorm of the stages that train counts anew, as in plain fine-tuning.
 
         A probe was fitted to features of the source's statistics; with those of small batches it
-        would begin far off (docs/performance.md has the figures).
+        would begin far off (docs/performance.md has the figures). A head alone keeps them too.
         """
-        return self.head_start == "random"
+        return self.head_start == "random" and self.depth > 0
 
     @property
     def view_numbers(self) -> range:

@@ -188,4 +188,4 @@ def test_an_interrupted_score_goes_on_and_an_output_of_another_job_is_kept(
     said = run(*words, "--input", str(finished_study.data / "red"), code=2)
     assert "overwrite" in said
     said = run(*words, "--input", str(finished_study.data), "--coco", "scores.json", code=2)
-    assert "--coco scores.json: classification is not written so" in said
+    assert "--coco scores.json: scores of classification have no such form" in said

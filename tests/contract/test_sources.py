@@ -152,17 +152,23 @@ class TestSource:
             found = weights.digest(weights.read_state_dict(tmp_path / name))
             assert found == source.weights_sha256
 
-    def test_its_network_has_its_weights_and_a_new_head_that_prefers_no_class(
+    def test_its_network_has_its_weights_and_a_new_head_that_belongs_to_the_seed(
         self, source: SourceModel
     ) -> None:
-        network = network_from(source, 7)
-        state_dict = network.model.state_dict()
-        body = set().union(*map(network.tensors_of, range(network.full_depth)))
-        assert all(torch.equal(state_dict[n], source.state_dict[n]) for n in body)
         pixels = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
         images = normalise(pixels, source.preprocessing.mean, source.preprocessing.std)
-        with torch.no_grad():
-            assert torch.equal(network.model(images), torch.zeros(2, 7))
+        logits = []
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            network = network_from(source, 7)
+            state_dict = network.model.state_dict()
+            body = set().union(*map(network.tensors_of, range(network.full_depth)))
+            assert all(torch.equal(state_dict[n], source.state_dict[n]) for n in body)
+            with torch.no_grad():
+                logits.append(network.model(images))
+        assert logits[0].shape == (2, 7)
+        assert torch.equal(logits[0], logits[1])
+        assert not torch.equal(logits[0], logits[2])
 
 
 def test_the_same_weights_in_three_files_are_the_same_source(caches: Prepared) -> None:

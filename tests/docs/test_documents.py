@@ -155,8 +155,9 @@ def test_composed_scenes_are_learnt_by_the_commands_for_them(
     assert found is not None
     assert float(found[1]) > least
     (after,) = of_kind("sh scenes")
-    workplace.execute(after, after.text.splitlines()["IoU" in metric])
     name = "masks" if "IoU" in metric else "boxes"
+    (scoring,) = [line for line in after.text.splitlines() if f"--output {name}.parquet" in line]
+    workplace.execute(after, scoring)
     written = json.loads((workplace.folder / f"{name}.json").read_text())
     assert len(written["images"]) == 72
     assert len(list((workplace.folder / "masks").rglob("*.png"))) == (72 if name == "masks" else 0)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pycocotools.mask
 import pytest
 from PIL import Image
@@ -21,14 +23,14 @@ from sft_mlflow.data.pixels import PixelSpec
 from sft_mlflow.data.readers import coco
 from sft_mlflow.data.truth import Mask
 from sft_mlflow.errors import OptionsError
-from sft_mlflow.scoring.inputs import find
-from sft_mlflow.scoring.score import read_scores, score
+from sft_mlflow.scoring.exports import targets, write
+from sft_mlflow.scoring.inputs import Inputs, find
+from sft_mlflow.scoring.score import score
 from sft_mlflow.sources.model_folder import Calibration, ModelConfig
 from sft_mlflow.sources.source_model import Architecture, Preprocessing
-from sft_mlflow.tasks import TASKS, exports
+from sft_mlflow.tasks import TASKS
 from sft_mlflow.tasks.base import Frame, Task
 from sft_mlflow.tasks.detection.boxes import Boxes, objects_in, true_boxes
-from sft_mlflow.tasks.exports import Row
 from sft_mlflow.tasks.segmentation.truth import true_mask
 
 # Of pycocotools' own code under numpy 2.
@@ -59,9 +61,7 @@ class Knowing:
     def answers(self, pixels: Any, sizes: Sequence[tuple[int, int]]) -> list[Any]:
         some = self._samples[self._asked : self._asked + len(sizes)]
         assert [(sample.width, sample.height) for sample in some] == list(sizes)
-        answer: Callable[[Sample], Any] = partial(
-            {"detection": self._boxes, "segmentation": self._mask}[self.task.name]
-        )
+        answer = {"detection": self._boxes, "segmentation": self._mask}[self.task.name]
         found = [answer(sample) for sample in some]
         self._asked += len(sizes)
         return found
@@ -81,6 +81,7 @@ class Scored:
     manifest: Manifest
     samples: tuple[Sample, ...]
     folder: Path
+    inputs: Inputs
     output: Path
 
     @property
@@ -91,12 +92,17 @@ class Scored:
     def good(self) -> pd.DataFrame:
         return self.rows[self.rows["error"].isna()]
 
-    def again(self) -> Any:
-        for batch in read_scores(self.output):
-            yield from batch.to_pylist()
-
     def export(self, name: str, path: Path) -> list[int]:
-        return list(self.task.answering.exports[name](self.again, self.manifest.classes, path))
+        return written(self.task, {name: str(path)}, self.inputs, self.output)
+
+
+def written(task: Task, asked: dict[str, str], inputs: Inputs, output: Path) -> list[int]:
+    """What the exports told, one after the other."""
+    classes = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+    if task.name == "segmentation":
+        classes = ("background", *classes)
+    found = targets(asked, task, output, overwrite=False)
+    return [done for target in found for done in write(target, inputs, output, classes)]
 
 
 @pytest.fixture(scope="module", params=["detection", "segmentation"])
@@ -116,7 +122,7 @@ def scored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     inputs = find(str(folder), classes=manifest.classes)
     *_, ended = score(predictor, inputs, root / "out.parquet", model_version="scenes/1")
     assert (ended.total, ended.errors) == (6, 1)  # type: ignore[union-attr]
-    return Scored(TASKS[request.param], manifest, samples, folder, root / "out.parquet")
+    return Scored(TASKS[request.param], manifest, samples, folder, inputs, root / "out.parquet")
 
 
 def test_rows_say_for_each_image_what_is_in_it(scored: Scored) -> None:
@@ -216,17 +222,113 @@ def test_masks_are_palette_images_of_class_indices(scored: Scored, tmp_path: Pat
             assert len(colours) == len(np.unique(truth))
 
 
-def test_masks_of_one_name_are_not_laid_over_each_other(tmp_path: Path) -> None:
-    segment = {"label": "a", "pixels": 4, "size": [2, 2], "counts": "04"}
-    rows: list[Row] = [
-        {"path": f"/in/one{suffix}", "error": None, "segments": [segment]}
-        for suffix in (".png", ".jpg")
-    ]
-    write = TASKS["segmentation"].answering.exports["masks"]
-    with pytest.raises(OptionsError, match=r"two images would have the mask one\.png"):
-        list(write(lambda: rows, ("a",), tmp_path / "masks"))
-    assert not (tmp_path / "masks" / exports.CLASSES).exists()
+@pytest.mark.parametrize("name", ["coco", "masks"])
+def test_the_same_export_is_made_again_and_other_things_are_kept(
+    name: str, scored: Scored, tmp_path: Path
+) -> None:
+    if name not in scored.task.answering.exports:
+        return
+    path = tmp_path / "scores.json" if name == "coco" else tmp_path / "masks"
+    scored.export(name, path)
+    if name == "masks":
+        (path / "left" / "stale.png").write_bytes(b"")
+    scored.export(name, path)
+    assert not (path / "left" / "stale.png").exists()
+    own = tmp_path / "own"
+    if name == "coco":
+        own.write_text('{"images": []}')
+    else:
+        own.mkdir()
+        (own / "picture.png").write_bytes(b"mine")
+    for overwrite in (False, True):
+        asked = {name: str(own)}
+        if overwrite and name == "coco":
+            assert targets(asked, scored.task, scored.output, overwrite=True)
+            continue
+        with pytest.raises(OptionsError, match="Choose another path"):
+            targets(asked, scored.task, scored.output, overwrite=overwrite)
 
 
-def test_classes_have_no_other_form() -> None:
+def test_every_path_that_cannot_be_written_to_is_named_at_once(
+    scored: Scored, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    asked = {"coco": str(scored.output), "masks": str(tmp_path / "file")}
+    with pytest.raises(OptionsError) as refused:
+        targets(asked, scored.task, scored.output, overwrite=True)
+    said = str(refused.value).splitlines()
+    assert len(said) == 2
+    assert "is written to already" in said[0]
+    other = "is a file" if scored.task.name == "segmentation" else "have no such form"
+    assert other in said[1]
+
+
+def test_what_is_killed_leaves_no_export(scored: Scored, tmp_path: Path) -> None:
+    name = "masks" if scored.task.name == "segmentation" else "coco"
+    (target,) = targets({name: str(tmp_path / "here")}, scored.task, scored.output, overwrite=False)
+    told = write(target, scored.inputs, scored.output, scored.manifest.classes)
+    next(told)
+    told.close()  # type: ignore[attr-defined]
+    assert list(tmp_path.iterdir()) == []
+
+
+def rows_of(paths: Sequence[str], error: str | None = None) -> pa.Table:
+    segment = {"label": "background", "pixels": 4, "size": [2, 2], "counts": "04"}
+    segments = None if error else [segment]
+    rows = [{"path": path, "error": error, "segments": segments} for path in paths]
+    return pa.Table.from_pylist(
+        rows,
+        schema=pa.schema(
+            [
+                ("path", pa.string()),
+                ("error", pa.string()),
+                *TASKS["segmentation"].answering.columns(()),
+            ]
+        ),
+    )
+
+
+class TestPaths:
+    """Of a table, whose images may lie anywhere."""
+
+    def export(
+        self, folder: Path, paths: Sequence[str], name: str, error: str | None = None
+    ) -> Any:
+        pq.write_table(rows_of(paths, error), folder / "out.parquet")
+        inputs = Inputs(str(folder / "list.csv"), "table", folder / "lists" / "list.csv")
+        path = folder / "exported" / ("a.json" if name == "coco" else "masks")
+        written(TASKS["segmentation"], {name: str(path)}, inputs, folder / "out.parquet")
+        if name == "coco":
+            return [image["file_name"] for image in json.loads(path.read_text())["images"]]
+        return sorted(str(p.relative_to(path)) for p in path.rglob("*.png"))
+
+    def test_masks_of_one_name_are_not_laid_over_each_other(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            OptionsError, match=r"one\.png and /in/one\.jpg would have the same mask"
+        ):
+            self.export(tmp_path, ["/in/one.png", "/in/one.jpg"], "masks")
+        assert not (tmp_path / "exported").exists()
+
+    def test_an_image_that_is_listed_twice_has_one_mask(self, tmp_path: Path) -> None:
+        assert self.export(tmp_path, ["/in/a.png", "/in/a.png"], "masks") == ["a.png"]
+
+    @pytest.mark.parametrize("name", ["coco", "masks"])
+    def test_detours_in_paths_lead_nowhere_else(self, name: str, tmp_path: Path) -> None:
+        paths = [f"{tmp_path}/lists/../images/a.png", f"{tmp_path}/lists/b.png"]
+        assert self.export(tmp_path, paths, name) == ["images/a.png", "lists/b.png"]
+
+    def test_names_start_at_the_folder_of_the_json_where_all_images_are_below(
+        self, tmp_path: Path
+    ) -> None:
+        paths = [f"{tmp_path}/exported/images/{name}.png" for name in "ab"]
+        assert self.export(tmp_path, paths, "coco") == ["images/a.png", "images/b.png"]
+
+    @pytest.mark.parametrize("name", ["coco", "masks"])
+    def test_images_that_cannot_be_read_are_in_no_export(self, name: str, tmp_path: Path) -> None:
+        assert self.export(tmp_path, ["/in/a.png"], name, error="no image") == []
+
+
+def test_classes_have_no_other_form(tmp_path: Path) -> None:
     assert dict(TASKS["classification"].answering.exports) == {}
+    with pytest.raises(OptionsError, match="scores of classification have no such form"):
+        targets({"coco": "a.json"}, TASKS["classification"], tmp_path / "out", overwrite=True)

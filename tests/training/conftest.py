@@ -136,6 +136,7 @@ def settled() -> dict[str, torch.Tensor]:
         )
         network.model(images)
     torch.nn.init.normal_(network.head.weight, std=0.05)
+    torch.nn.init.zeros_(network.head.bias)
     return network.model.state_dict()
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sft_mlflow.data.loading import load_manifest
+from sft_mlflow.data.manifest import Manifest, Sample
 from sft_mlflow.reuse.store import Store
 from sft_mlflow.training import probing
 from sft_mlflow.training.events import EpochEnded
@@ -26,12 +27,11 @@ SHARED = replace(
 @pytest.fixture
 def material(tmp_path: Path) -> Material:
     whole = load_manifest("digits", task="segmentation", cache=tmp_path / "data").manifest
-    few = [s for side in ("train", "valid", "test") for s in whole.side(side)[:16]]  # type: ignore[arg-type]
     folder = tmp_path / "study"
     folder.mkdir()
     store = Store(tmp_path / "store", budget_bytes=10**9)
     cpu = torch.device("cpu")
-    manifest = replace(whole, samples=tuple(few))
+    manifest = replace(whole, samples=few(whole, 16))
     return Material("segmentation", manifest, folder, cpu, {}, store, reuse=True)
 
 
@@ -55,6 +55,30 @@ def test_it_takes_its_steps_however_few_epochs_a_trial_has(
     monkeypatch.setattr(probing, "LEAST_STEPS", 12)
     # Two batches an epoch, so six epochs, though a trial has one and patience for one.
     assert prepared(material)[-2:] == [(6, 6), (6, 6)]
+
+
+def test_a_head_with_batchnorm_has_a_probe_from_batches_of_one(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "LEAST_STEPS", 4)
+    uri = "torchvision://lraspp_mobilenet_v3_large/random"
+    told: list[tuple[int, int]] = []
+    # Counted anew from one image, the statistics of pooled features would be none.
+    prepare(
+        replace(material, manifest=replace(material.manifest, samples=few(material.manifest, 4))),
+        replace(SHARED, source=uri, batch_size=1),
+        image_size=64,
+        augmentation="none",
+        precision="float32",
+        progress=lambda done, total: told.append((done, total)),
+    )
+    # Four images are four steps.
+    assert told[:2] == [(0, 1), (1, 1)]
+    assert material.probe_path(uri, 64).exists()
+
+
+def few(manifest: Manifest, each: int) -> tuple[Sample, ...]:
+    return tuple(s for side in ("train", "valid", "test") for s in manifest.side(side)[:each])  # type: ignore[arg-type]
 
 
 def test_trials_start_with_it_and_from_its_figures(

@@ -19,7 +19,11 @@ DETECTION = Task(
     "detection",
     "object-detection",
     BuildingOnCanvas(
-        "detection", STRIDES, FcosOverPyramid, FcosOverPyramid.class_layers, RestOfDetector
+        task="detection",
+        strides=STRIDES,
+        over_maps=FcosOverPyramid,
+        class_layers=FcosOverPyramid.class_layers,
+        over_rest=RestOfDetector,
     ),
     BoxLearning(),
     BoxJudging(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from sft_mlflow.tasks import exports, on_canvas
 from sft_mlflow.tasks.base import Frame, Outputs
 from sft_mlflow.tasks.detection.box_head import BoxHead
 from sft_mlflow.tasks.detection.boxes import Boxes
-from sft_mlflow.tasks.exports import Annotated, Export
+from sft_mlflow.tasks.exports import Annotated, Export, path_of
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _BOX = [("label", pa.string()), ("score", pa.float64()), *((c, pa.float64()) for c in _CORNERS)]
@@ -115,8 +114,8 @@ def _annotated(rows: Iterable[exports.Row]) -> Iterator[Annotated]:
     for found in exports.by_image(rows, of=lambda row: max(1, row["boxes"] or 0)):
         first = found[0]
         if first["error"] is None:
-            annotations = [_annotation(row) for row in found if row["label"] is not None]
-            yield Annotated(Path(first["path"]), first["width"], first["height"], annotations)
+            annotations = (_annotation(row) for row in found if row["label"] is not None)
+            yield Annotated(path_of(first), first["width"], first["height"], annotations)
 
 
 def _annotation(row: exports.Row) -> dict[str, Any]:

@@ -9,6 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+# Average precision counts what is found with little certainty too; people and programs choose
+# their own threshold of what they are shown.
+LEAST_SCORE = 0.05
+
 
 @dataclass(frozen=True)
 class Objects:

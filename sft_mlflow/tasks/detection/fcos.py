@@ -12,16 +12,13 @@ from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork
 
-from sft_mlflow.tasks.detection.box_head import Detections, Objects
+from sft_mlflow.tasks.detection.box_head import LEAST_SCORE, Detections, Objects
 
 # Of the maps that are read.
 STRIDES = (8, 16, 32)
 # Of the pyramid; a quarter of the usual, for bodies of few channels and for CPUs.
 WIDTH = 64
 CONVOLUTIONS = 2
-# Average precision counts what is found with little certainty too; people and programs choose
-# their own threshold of what they are shown.
-LEAST_SCORE = 0.05
 
 
 class _Body(nn.Identity):

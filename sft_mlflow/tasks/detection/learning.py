@@ -38,7 +38,7 @@ class BoxLearning:
     label_smoothing = 0.0
 
     def class_weights(self, manifest: Manifest) -> None:
-        """None: the losses of detectors weigh what is hard to find, as rare objects are."""
+        """None: detectors choose among places by themselves, how hard they are or how many."""
         del manifest
 
     def are_imbalanced(self, counts: Mapping[str, int]) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.image_list import ImageList
 
 from sft_mlflow.sources.whole_models import Family
-from sft_mlflow.tasks.detection.box_head import Detections, Objects
+from sft_mlflow.tasks.detection.box_head import LEAST_SCORE, Detections, Objects
 
 Maps = Mapping[str, Tensor]
 # As torchvision's detectors want and give them.
@@ -29,6 +30,9 @@ class RestOfDetector(nn.Module):
         super().__init__()
         self.model = model
         self.first_label = family.backgrounds
+        if isinstance(model, FCOS):
+            # torchvision's own is 0.2, which cuts off the precision of a young head, or all of it.
+            model.score_thresh = LEAST_SCORE
 
     def forward(self, maps: Maps) -> Maps:
         """The maps that boxes are looked for in: those of the pyramid, where there is one."""
@@ -44,7 +48,11 @@ class RestOfDetector(nn.Module):
 
     def detect(self, outputs: Maps, canvas: tuple[int, int]) -> list[Detections]:
         """The boxes of each image after non-maximum suppression, in pixels of the canvas."""
-        found = self._over(outputs)(_blank(outputs, canvas))
+        # One by one: a product over the proposals of all images has another order of summation in
+        # other company, and an image would not be answered the same.
+        each = zip(*(values.split(1) for values in outputs.values()), strict=True)
+        alone = [dict(zip(outputs, maps, strict=True)) for maps in each]
+        found = [self._over(one)(_blank(one, canvas))[0] for one in alone]
         return [Detections.of(answer, self.first_label) for answer in found]
 
     def _over(self, outputs: Maps) -> nn.Module:

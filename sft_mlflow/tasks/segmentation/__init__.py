@@ -20,7 +20,11 @@ SEGMENTATION = Task(
     "segmentation",
     "semantic-segmentation",
     BuildingOnCanvas(
-        "segmentation", STRIDES, SemanticFpn, SemanticFpn.class_layers, RestOfSegmenter
+        task="segmentation",
+        strides=STRIDES,
+        over_maps=SemanticFpn,
+        class_layers=SemanticFpn.class_layers,
+        over_rest=lambda model, _: RestOfSegmenter(model),
     ),
     MaskLearning(),
     MaskJudging(),

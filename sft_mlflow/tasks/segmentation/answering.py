@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from sft_mlflow.data.masks import IGNORED
 from sft_mlflow.errors import DataError
 from sft_mlflow.tasks import exports, on_canvas
 from sft_mlflow.tasks.base import Frame
-from sft_mlflow.tasks.exports import Annotated, Export
+from sft_mlflow.tasks.exports import Annotated, Export, path_of
 
 Indices = NDArray[np.uint8]
 
@@ -125,8 +124,7 @@ def _annotated(rows: Iterable[exports.Row]) -> Iterator[Annotated]:
         if row["error"] is None:
             found = row["segments"]
             height, width = map(int, found[0]["size"])
-            annotations = [_annotation(segment) for segment in found]
-            yield Annotated(Path(row["path"]), width, height, annotations)
+            yield Annotated(path_of(row), width, height, map(_annotation, found))
 
 
 def _annotation(segment: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,14 +54,14 @@ class MaskLearning:
         def laid(sample: Sample) -> NDArray[np.uint8]:
             return lay_mask(true_mask(sample, frame.classes, frame.mask_values), canvas)
 
-        def there(mask: NDArray[np.uint8], digest: str) -> Tensor:
-            plain: Tensor = moved(tv_tensors.Mask(torch.from_numpy(mask)[None]), digest)
-            return plain.as_subclass(Tensor)[0]
+        def moved_mask(mask: NDArray[np.uint8], digest: str) -> Tensor:
+            found: Tensor = moved(tv_tensors.Mask(torch.from_numpy(mask)[None]), digest)
+            return found.as_subclass(Tensor)[0]
 
         # Decoded by several threads, but moved by one: the draws are of a global generator.
         masks = ordered_map(laid, samples, ahead=len(samples))
         return torch.stack(
-            [there(mask, sample.digest) for mask, sample in zip(masks, samples, strict=True)]
+            [moved_mask(mask, sample.digest) for mask, sample in zip(masks, samples, strict=True)]
         )
 
     def loss(

@@ -6,16 +6,13 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from sft_mlflow.sources.whole_models import Family
-
 
 class RestOfSegmenter(nn.Module):
     """torchvision's segmenter (DeepLabV3, FCN, LR-ASPP) without its body."""
 
-    def __init__(self, model: nn.Module, family: Family) -> None:
+    def __init__(self, model: nn.Module) -> None:
         """model: its body taken out by `whole_models.take_body`."""
         super().__init__()
-        del family
         self.model = model
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:

@@ -1,0 +1,108 @@
+"""Where scores go in other forms than rows."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from sft_mlflow.errors import OptionsError
+from sft_mlflow.scoring.inputs import Inputs
+from sft_mlflow.scoring.score import read_scores
+from sft_mlflow.tasks.base import Task
+from sft_mlflow.tasks.exports import MADE_BY, MARK, Export, Row, path_of
+
+FOLDERS = ("masks",)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A form of scores and where it is written to. is_folder: else it is one file."""
+
+    path: Path
+    is_folder: bool
+    export: Export
+
+
+def targets(asked: Mapping[str, str], task: Task, output: Path, *, overwrite: bool) -> list[Target]:
+    """What is asked for beside the output, by the names of options with paths, "" for nothing.
+
+    An earlier export is replaced, since it can be made again; another file only with `overwrite`,
+    and another folder never.
+    Raises OptionsError that names every path which cannot be written to, and every form that
+    scores of the task do not have.
+    """
+    found, problems = [], []
+    taken = {_absolute(output)}
+    for name, text in asked.items():
+        if not text:
+            continue
+        path, export = _absolute(Path(text)), task.answering.exports.get(name)
+        if export is None:
+            problems.append(f"--{name} {text}: scores of {task.name} have no such form; leave out.")
+            continue
+        problem = "is written to already" if path in taken else _in_the_way(name, path, overwrite)
+        if problem:
+            problems.append(f"--{name} {text}: {problem}. Choose another path.")
+        taken.add(path)
+        found.append(Target(path, name in FOLDERS, export))
+    if problems:
+        raise OptionsError("\n".join(problems))
+    return found
+
+
+def write(target: Target, inputs: Inputs, output: Path, classes: Sequence[str]) -> Iterator[int]:
+    """Write the rows of a finished output; after each image how many there were.
+
+    Paths of images begin at the folder of a file that is written above them, else at that of the
+    inputs, else at the one that all of them are below.
+    """
+    rows = partial(_rows, output)
+    folder = inputs.root if inputs.root.is_dir() else inputs.root.parent
+    preferred = (folder,) if target.is_folder else (target.path.parent, folder)
+    root = _root(rows(("path",)), preferred)
+    return target.export(rows, classes, root, target.path)
+
+
+def _rows(output: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    for batch in read_scores(output, columns):
+        yield from batch.to_pylist()
+
+
+def _root(rows: Iterable[Row], preferred: Sequence[Path]) -> Path:
+    common: Path | None = None
+    for row in rows:
+        above = path_of(row).parent
+        common = above if common is None else Path(os.path.commonpath((common, above)))
+    assert common is not None
+    return next((one for one in map(_absolute, preferred) if common.is_relative_to(one)), common)
+
+
+def _in_the_way(name: str, path: Path, overwrite: bool) -> str | None:
+    """Why nothing can be written there."""
+    if name in FOLDERS:
+        if path.is_dir():
+            empty = not any(path.iterdir())
+            return None if empty or (path / MARK).is_file() else "is a folder with other things"
+        return "is a file" if path.exists() else None
+    if path.is_dir():
+        return "is a folder"
+    if path.exists() and not overwrite and not _is_export(path):
+        return "exists, and is replaced only with --overwrite yes"
+    return None
+
+
+def _is_export(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = json.loads(file.readline().rstrip().rstrip(",") + "}")
+    except (ValueError, OSError):
+        return False
+    return isinstance(first, dict) and MADE_BY.items() <= dict(first.get("info") or {}).items()
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))
