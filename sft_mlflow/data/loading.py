@@ -30,6 +30,7 @@ from sft_mlflow.errors import DataError
 from sft_mlflow.whole_file import whole_file
 
 _SHOWN_BROKEN = 10
+_ROWS = 4096
 
 _SCHEMA = pa.schema(
     [
@@ -158,19 +159,17 @@ def save_manifest(manifest: Manifest, path: Path) -> None:
         "classes": json.dumps(manifest.classes),
         "mask_values": values_text(manifest.mask_values),
     }
-    rows = [
-        {
-            "path": str(sample.path),
-            "label": as_text(sample.truth),
-            "split": sample.split,
-            "group": sample.group,
-            "digest": sample.digest,
-            "width": sample.width,
-            "height": sample.height,
-        }
-        for sample in manifest.samples
-    ]
-    table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata(metadata))
+    samples = manifest.samples
+    columns = {
+        "path": [str(sample.path) for sample in samples],
+        "label": [as_text(sample.truth) for sample in samples],
+        "split": [sample.split for sample in samples],
+        "group": [sample.group for sample in samples],
+        "digest": [sample.digest for sample in samples],
+        "width": [sample.width for sample in samples],
+        "height": [sample.height for sample in samples],
+    }
+    table = pa.Table.from_pydict(columns, schema=_SCHEMA.with_metadata(metadata))
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as beside:
         pq.write_table(table, beside)
@@ -199,7 +198,9 @@ def read_manifest(path: Path) -> Manifest:
             row.get("width", 0),
             row.get("height", 0),
         )
-        for row in table.to_pylist()
+        # Not all rows at once: as Python's they are larger than the samples.
+        for batch in table.to_batches(_ROWS)
+        for row in batch.to_pylist()
     )
     return Manifest(
         name=metadata[b"name"].decode(),

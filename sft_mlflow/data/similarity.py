@@ -24,7 +24,7 @@ THUMBNAIL_CONTRAST = 0.12
 # Of many thousands with one hash (blank pages) each is compared with this many others, nearest in
 # brightness first; clusters still form, since near duplicates are chained.
 _WINDOW = 32
-_CHUNK = 16_384
+_CHUNK = 4_096
 
 
 def near_duplicates(facts: Sequence[FileFacts]) -> tuple[tuple[int, ...], ...]:
@@ -39,7 +39,9 @@ def near_duplicates(facts: Sequence[FileFacts]) -> tuple[tuple[int, ...], ...]:
     hashes = np.array([fact.hashes for fact in facts], dtype=np.uint64)
     thumbnails = np.stack([np.frombuffer(fact.thumbnail, dtype=np.uint8) for fact in facts])
     means = thumbnails.mean(axis=1)
-    contrasts = thumbnails.std(axis=1)
+    # Some at a time: numpy makes floats of all that it takes the deviation of.
+    starts = range(0, len(thumbnails), _CHUNK)
+    contrasts = np.concatenate([thumbnails[s : s + _CHUNK].std(axis=1) for s in starts])
     found = [np.empty((0, 2), dtype=np.intp)]
     for pairs in chain.from_iterable(_proposed(kind, means) for kind in hashes.T):
         for start in range(0, len(pairs), _CHUNK):
