@@ -184,6 +184,8 @@ def reuse(options: argparse.Namespace) -> tuple[dict[str, float], str]:
             f"--epochs={options.epochs}",
             f"--batch-size={options.batch_size}",
             "--augment=natural",
+            # Else each measures which is faster, and they may differ.
+            "--precision=bfloat16",
             "--prune=no",
             f"--seed={options.seed}",
             f"--reuse={kept}",
