@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sft_mlflow.commands.observer import Observer, Progress, unobserved
+from sft_mlflow.commands.observer import Notice, Observer, Progress, unobserved
 from sft_mlflow.commands.surroundings import home
 from sft_mlflow.data.loading import Surveyed, survey
 from sft_mlflow.data.truth import ignored_values
@@ -24,6 +24,7 @@ def check(options: CheckOptions, observer: Observer = unobserved) -> Surveyed:
         cache=home() / "data",
         progress=lambda done, total: observer(Progress("Reading images", done, total)),
     )
+    observer(Notice(f"What can be learnt from it: {found.manifest.task}"))
     if options.output:
         text = json.dumps({**found.report.to_dict(), "digest": found.manifest.digest}, indent=2)
         output = Path(options.output)
