@@ -28,14 +28,15 @@ def score(options: ScoreOptions, observer: Observer = unobserved) -> ScoreEnded:
         observer(Notice(f"Scoring with {model.reference.label} on {device}"))
         predictor = Predictor.load(model.folder, str(device), least_score=options.least_score)
         classes = predictor.config.classes
+        found = scoring_inputs.find(options.input, classes=classes, split=options.split or None)
         output = Path(options.output)
         wanted = exports.targets(
             {"coco": options.coco, "masks": options.masks},
             predictor.task,
+            found,
             output,
             overwrite=options.overwrite,
         )
-        found = scoring_inputs.find(options.input, classes=classes, split=options.split or None)
         for event in score_images(
             predictor,
             found,

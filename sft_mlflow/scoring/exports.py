@@ -27,13 +27,15 @@ class Target:
     export: Export
 
 
-def targets(asked: Mapping[str, str], task: Task, output: Path, *, overwrite: bool) -> list[Target]:
+def targets(
+    asked: Mapping[str, str], task: Task, inputs: Inputs, output: Path, *, overwrite: bool
+) -> list[Target]:
     """What is asked for beside the output, by the names of options with paths, "" for nothing.
 
     An earlier export is replaced, since it can be made again; another file only with `overwrite`,
     and another folder never.
-    Raises OptionsError that names every path which cannot be written to, and every form that
-    scores of the task do not have.
+    Raises OptionsError that names every path which cannot be written to, every form that scores of
+    the task do not have, and two images whose files would be the same.
     """
     found, problems = [], []
     taken = {_absolute(output)}
@@ -47,6 +49,11 @@ def targets(asked: Mapping[str, str], task: Task, output: Path, *, overwrite: bo
         problem = "is written to already" if path in taken else _in_the_way(name, path, overwrite)
         if problem:
             problems.append(f"--{name} {text}: {problem}. Choose another path.")
+        if name in FOLDERS and (same := _of_one_name(inputs)):
+            problems.append(
+                f"--{name} {text}: {same[0]} and {same[1]} would have the same file. Rename one of "
+                "them, or score them apart."
+            )
         taken.add(path)
         found.append(Target(path, name in FOLDERS, export))
     if problems:
@@ -102,6 +109,17 @@ def _is_export(path: Path) -> bool:
     except (ValueError, OSError):
         return False
     return isinstance(first, dict) and MADE_BY.items() <= dict(first.get("info") or {}).items()
+
+
+def _of_one_name(inputs: Inputs) -> tuple[str, str] | None:
+    """Two images whose paths differ in nothing but the suffix."""
+    known: dict[str, str] = {}
+    for image in inputs:
+        path = os.path.normpath(image.path)
+        other = known.setdefault(os.path.splitext(path)[0], path)
+        if other != path:
+            return other, path
+    return None
 
 
 def _absolute(path: Path) -> Path:

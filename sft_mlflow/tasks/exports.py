@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sft_mlflow.data.ordered import THREADS, ordered_map
-from sft_mlflow.errors import OptionsError
 from sft_mlflow.tasks.pictures import colours
 from sft_mlflow.whole_file import whole_file, whole_folder
 
@@ -118,28 +117,15 @@ def masks(
     """Write a palette PNG of class indices for each image, and `classes.txt`, a name a line.
 
     indices: the mask of a row. A mask lies below the folder as its image below the root, and is
-    named like it. Raises OptionsError where two images would have the same mask; nothing is
-    written then.
+    named like it, as no other is.
     """
-
-    def inside(row: Row) -> Path:
-        return path_of(row).relative_to(root).with_suffix(".png")
-
-    of_mask: dict[str, str] = {}
-    for row in rows(("path", "error")):
-        other = of_mask.setdefault(str(inside(row)), row["path"])
-        if other != row["path"]:
-            raise OptionsError(
-                f"--masks: {other} and {row['path']} would have the same mask {inside(row)}. "
-                "Rename one of them, or score them apart."
-            )
     palette = [value for colour in colours(len(classes)) for value in colour]
     with whole_folder(folder) as beside:
 
         def write(row: Row) -> None:
             picture = Image.fromarray(indices(row, classes))
             picture.putpalette(palette)
-            path = beside / inside(row)
+            path = beside / path_of(row).relative_to(root).with_suffix(".png")
             path.parent.mkdir(parents=True, exist_ok=True)
             picture.save(path, "PNG")
 

@@ -101,7 +101,7 @@ def written(task: Task, asked: dict[str, str], inputs: Inputs, output: Path) -> 
     classes = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
     if task.name == "segmentation":
         classes = ("background", *classes)
-    found = targets(asked, task, output, overwrite=False)
+    found = targets(asked, task, inputs, output, overwrite=False)
     return [done for target in found for done in write(target, inputs, output, classes)]
 
 
@@ -243,10 +243,10 @@ def test_the_same_export_is_made_again_and_other_things_are_kept(
     for overwrite in (False, True):
         asked = {name: str(own)}
         if overwrite and name == "coco":
-            assert targets(asked, scored.task, scored.output, overwrite=True)
+            assert targets(asked, scored.task, scored.inputs, scored.output, overwrite=True)
             continue
         with pytest.raises(OptionsError, match="Choose another path"):
-            targets(asked, scored.task, scored.output, overwrite=overwrite)
+            targets(asked, scored.task, scored.inputs, scored.output, overwrite=overwrite)
 
 
 def test_every_path_that_cannot_be_written_to_is_named_at_once(
@@ -255,7 +255,7 @@ def test_every_path_that_cannot_be_written_to_is_named_at_once(
     (tmp_path / "file").write_text("")
     asked = {"coco": str(scored.output), "masks": str(tmp_path / "file")}
     with pytest.raises(OptionsError) as refused:
-        targets(asked, scored.task, scored.output, overwrite=True)
+        targets(asked, scored.task, scored.inputs, scored.output, overwrite=True)
     said = str(refused.value).splitlines()
     assert len(said) == 2
     assert "is written to already" in said[0]
@@ -265,7 +265,9 @@ def test_every_path_that_cannot_be_written_to_is_named_at_once(
 
 def test_what_is_killed_leaves_no_export(scored: Scored, tmp_path: Path) -> None:
     name = "masks" if scored.task.name == "segmentation" else "coco"
-    (target,) = targets({name: str(tmp_path / "here")}, scored.task, scored.output, overwrite=False)
+    (target,) = targets(
+        {name: str(tmp_path / "here")}, scored.task, scored.inputs, scored.output, overwrite=False
+    )
     told = write(target, scored.inputs, scored.output, scored.manifest.classes)
     next(told)
     told.close()  # type: ignore[attr-defined]
@@ -295,7 +297,10 @@ class TestPaths:
         self, folder: Path, paths: Sequence[str], name: str, error: str | None = None
     ) -> Any:
         pq.write_table(rows_of(paths, error), folder / "out.parquet")
-        inputs = Inputs(str(folder / "list.csv"), "table", folder / "lists" / "list.csv")
+        table = folder / "lists" / "list.csv"
+        table.parent.mkdir()
+        table.write_text("path\n" + "".join(f"{path}\n" for path in paths))
+        inputs = find(str(table), classes=())
         path = folder / "exported" / ("a.json" if name == "coco" else "masks")
         written(TASKS["segmentation"], {name: str(path)}, inputs, folder / "out.parquet")
         if name == "coco":
@@ -304,7 +309,7 @@ class TestPaths:
 
     def test_masks_of_one_name_are_not_laid_over_each_other(self, tmp_path: Path) -> None:
         with pytest.raises(
-            OptionsError, match=r"one\.png and /in/one\.jpg would have the same mask"
+            OptionsError, match=r"one\.png and /in/one\.jpg would have the same file"
         ):
             self.export(tmp_path, ["/in/one.png", "/in/one.jpg"], "masks")
         assert not (tmp_path / "exported").exists()
@@ -331,4 +336,10 @@ class TestPaths:
 def test_classes_have_no_other_form(tmp_path: Path) -> None:
     assert dict(TASKS["classification"].answering.exports) == {}
     with pytest.raises(OptionsError, match="scores of classification have no such form"):
-        targets({"coco": "a.json"}, TASKS["classification"], tmp_path / "out", overwrite=True)
+        targets(
+            {"coco": "a.json"},
+            TASKS["classification"],
+            find(str(tmp_path), classes=()),
+            tmp_path / "out",
+            overwrite=True,
+        )
