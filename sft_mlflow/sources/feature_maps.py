@@ -83,13 +83,10 @@ def _under(head: nn.Module, body: nn.Module, nodes: Sequence[Node], read: Any) -
             _fix(used, str(node.target))
     model.add_module(BODY, used)
     model.add_module(HEAD, head)
-    graph = torch.fx.Graph()
-    copies: dict[Node, Node] = {}
-    for node in [*path, *beside]:
-        copy = graph.node_copy(node, copies.__getitem__)
-        if node.op in ("call_module", "get_attr"):
-            copy.target = f"{BODY}.{node.target}"
-        copies[node] = copy
+    graph, copies = _copied([*path, *beside])
+    for copy in copies.values():
+        if copy.op in ("call_module", "get_attr"):
+            copy.target = f"{BODY}.{copy.target}"
     output = graph.output(graph.call_module(HEAD, (map_arg(read, copies.__getitem__),)))
     *kept, _ = graph.nodes
     return StagedNetwork(
@@ -122,10 +119,7 @@ def _needed(nodes: Sequence[Node], results: Collection[Node]) -> list[Node]:
 
 def _traced(path: Sequence[Node], last: Node) -> Traced:
     """That path by itself, which ends with that value."""
-    graph = torch.fx.Graph()
-    copies: dict[Node, Node] = {}
-    for node in path:
-        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph, copies = _copied(path)
     output = graph.output(copies[last])
     return Traced(tuple(copies.values()), output, len(copies))
 
@@ -147,9 +141,15 @@ def _maps(model: nn.Module, traced: Traced) -> dict[int, tuple[int, int]]:
 
 def _used(body: nn.Module, nodes: Sequence[Node], results: Sequence[Node]) -> torch.fx.GraphModule:
     """What of the body these nodes are."""
+    graph, copies = _copied(nodes)
+    graph.output(tuple(copies[node] for node in results))
+    return torch.fx.GraphModule(body, graph)
+
+
+def _copied(nodes: Sequence[Node]) -> tuple[torch.fx.Graph, dict[Node, Node]]:
+    """A graph of copies of these nodes, still without an output, and the copy of each in order."""
     graph = torch.fx.Graph()
     copies: dict[Node, Node] = {}
     for node in nodes:
         copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(tuple(copies[node] for node in results))
-    return torch.fx.GraphModule(body, graph)
+    return graph, copies

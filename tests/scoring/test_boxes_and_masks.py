@@ -29,9 +29,10 @@ from sft_mlflow.scoring.score import score
 from sft_mlflow.sources.model_folder import Calibration, ModelConfig
 from sft_mlflow.sources.source_model import Architecture, Preprocessing
 from sft_mlflow.tasks import TASKS
-from sft_mlflow.tasks.base import Frame, Task
-from sft_mlflow.tasks.detection.boxes import Boxes, objects_in, true_boxes
+from sft_mlflow.tasks.base import Answer, Frame, Task
+from sft_mlflow.tasks.detection.boxes import Boxes, objects_in
 from sft_mlflow.tasks.segmentation.truth import true_mask
+from tests.contract.test_tasks import ANSWERS
 
 # Of pycocotools' own code under numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -61,16 +62,14 @@ class Knowing:
     def answers(self, pixels: Any, sizes: Sequence[tuple[int, int]]) -> list[Any]:
         some = self._samples[self._asked : self._asked + len(sizes)]
         assert [(sample.width, sample.height) for sample in some] == list(sizes)
-        answer = {"detection": self._boxes, "segmentation": self._mask}[self.task.name]
-        found = [answer(sample) for sample in some]
         self._asked += len(sizes)
-        return found
+        return [self._answer(sample) for sample in some]
 
-    def _boxes(self, sample: Sample) -> Boxes:
-        return NOTHING if sample is self._samples[2] else true_boxes(sample, self.frame.classes)
-
-    def _mask(self, sample: Sample) -> Any:
-        return true_mask(sample, self.frame.classes, self.frame.mask_values)
+    def _answer(self, sample: Sample) -> Answer:
+        if self.task.name == "detection" and sample is self._samples[2]:
+            return NOTHING
+        right, _ = ANSWERS[self.task.name]
+        return right(sample, self.frame)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
+import pycocotools.mask
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -20,6 +22,8 @@ from sft_mlflow.data.manifest import Manifest
 from sft_mlflow.data.readers.scenes import scenes
 from sft_mlflow.data.truth import Mask
 from sft_mlflow.errors import DataError, OptionsError
+from sft_mlflow.scoring.inputs import find
+from sft_mlflow.scoring.score import score
 from sft_mlflow.sources import model_folder, weights
 from sft_mlflow.sources.model_folder import Calibration, ModelConfig
 from sft_mlflow.sources.uri import resolve
@@ -201,6 +205,41 @@ def test_a_target_of_another_form_is_refused_by_its_row(
             predictions="said",
             model_type="object-detection",
         )
+
+
+# Of pycocotools' own code under numpy 2.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_scores_say_for_each_image_what_is_in_it(made: Made, tmp_path: Path) -> None:
+    predictor = Predictor.load(made.folder)
+    source = tmp_path / "in"
+    source.mkdir()
+    samples = made.manifest.side("test")[:5]
+    for number, sample in enumerate(samples):
+        (source / f"{number}.png").write_bytes(sample.path.read_bytes())
+    (source / "broken.png").write_bytes(b"no image")
+    inputs = find(str(source), classes=predictor.config.classes)
+    *_, ended = score(predictor, inputs, tmp_path / "out.parquet", model_version="scenes/1")
+    assert (ended.total, ended.errors) == (6, 1)  # type: ignore[union-attr]
+    rows = pd.read_parquet(tmp_path / "out.parquet")
+    assert rows["path"].nunique() == 6
+    broken = rows[rows["error"].notna()]
+    assert [Path(path).name for path in broken["path"]] == ["broken.png"]
+    assert broken[made.target].isna().all()
+    good = rows[rows["error"].isna()]
+    if made.task == "detection":
+        assert (good.groupby("path")["label"].count() == good.groupby("path")["boxes"].max()).all()
+        found = good[good["label"].notna()]
+        assert (found["xmax"] <= samples[0].width).all()
+        assert (found["score"] >= predictor.config.calibration.least_score).all()
+    else:
+        for segments in good["segments"]:
+            decoded = [
+                pycocotools.mask.decode({"size": list(s["size"]), "counts": s["counts"].encode()})
+                for s in segments
+            ]
+            # Every pixel is of one class.
+            assert (np.sum(decoded, axis=0) == 1).all()
+            assert [int(mask.sum()) for mask in decoded] == [s["pixels"] for s in segments]
 
 
 class TestGate:
