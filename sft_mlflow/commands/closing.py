@@ -19,7 +19,7 @@ from sft_mlflow.report.text import summary_lines
 from sft_mlflow.search.study import Row
 from sft_mlflow.sources import model_folder
 from sft_mlflow.tasks.figures import TestFigures
-from sft_mlflow.tracking import fetch, promotion, runs
+from sft_mlflow.tracking import fetch, messages, promotion, runs
 from sft_mlflow.tracking.mirror import key_of, model_tags
 from sft_mlflow.tracking.outbox import Outbox, now
 from sft_mlflow.training.trial import MODEL
@@ -65,8 +65,8 @@ def close_study(
         best=best,
         test=figures,
         model_name=model_name,
-        version=delivered.get(runs.version_key(key)),
-        model_id=delivered.get(runs.model_id_key(key)),
+        version=delivered.get(messages.version_key(key)),
+        model_id=delivered.get(messages.model_id_key(key)),
         notes=(
             *ended.warnings,
             *(f"the tracking server refused {what}" for what in outbox.refused),
@@ -78,13 +78,13 @@ def close_study(
     path = ended.folder / "report.html"
     with whole_file(path) as beside:
         beside.write_text(render(report))
-    outbox.put(runs.files(parent.run_id, {"report.html": path}))
+    outbox.put(messages.files(parent.run_id, {"report.html": path}))
     note = "\n".join(f"    {line}" for line in summary)
     note = f"The whole story is in the artifact `report.html`.\n\n{note}"
-    outbox.put(runs.tags(parent.run_id, {runs.DESCRIPTION: note}))
+    outbox.put(messages.tags(parent.run_id, {messages.DESCRIPTION: note}))
     if outcome.model_id is not None:
-        outbox.put(runs.tags(parent.run_id, {fetch.BEST_MODEL: outcome.model_id}))
-        outbox.put(runs.output(parent.run_id, key))
+        outbox.put(messages.tags(parent.run_id, {fetch.BEST_MODEL: outcome.model_id}))
+        outbox.put(messages.output(parent.run_id, key))
     _tidy(ended.folder, ended.rows, best, _flush(outbox, study, observer))
     return Finetuned(
         study, parent.run_id, model_name, outcome.version, outcome.model_id, report, summary
@@ -107,10 +107,10 @@ def _put_test(outbox: Outbox, parent: runs.ParentRun, best: Row, figures: TestFi
     if (scaled := figures.calibration) is not None:
         values["test/ece"] = scaled.ece_after
         values["test/ece_before_scaling"] = scaled.ece_before
-    outbox.put(runs.metrics(parent.run_id, values, 0, now()))
-    outbox.put(runs.metrics(key_of(best.number), values, 0, now()))
+    outbox.put(messages.metrics(parent.run_id, values, 0, now()))
+    outbox.put(messages.metrics(key_of(best.number), values, 0, now()))
     outbox.put(
-        runs.tags(
+        messages.tags(
             parent.run_id, {"sft.best_trial": str(best.number), "sft.depth": str(best.plan.depth)}
         )
     )
@@ -135,7 +135,7 @@ def _register(
     alias = fetch.CHALLENGER if is_best else None
     # This study has read the test data once; promotions count on from here.
     first_tags = {promotion.TEST_READINGS: "1"} if is_best else {}
-    outbox.put(runs.registered(key_of(row.number), model_name, alias, tags, first_tags))
+    outbox.put(messages.registered(key_of(row.number), model_name, alias, tags, first_tags))
 
 
 def _flush(outbox: Outbox, name: str, observer: Observer) -> Mapping[str, str]:
@@ -155,5 +155,5 @@ def _tidy(
 ) -> None:
     """Remove what the tracking server now holds."""
     for row in rows:
-        if row != best and runs.model_id_key(key_of(row.number)) in delivered:
+        if row != best and messages.model_id_key(key_of(row.number)) in delivered:
             (row.folder / MODEL / model_folder.WEIGHTS).unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from sft_mlflow.data.loading import Loaded, save_manifest
 from sft_mlflow.errors import OptionsError, TrackingError
 from sft_mlflow.options import FinetuneOptions
-from sft_mlflow.tracking import runs
+from sft_mlflow.tracking import messages, runs
 from sft_mlflow.tracking.datasets import dataset_of
 from sft_mlflow.tracking.guardian import guarded
 from sft_mlflow.tracking.outbox import Outbox, now
@@ -55,10 +55,10 @@ def tracked(
             raise
         outbox = Outbox(
             folder,
-            runs.Delivery(client, parent.experiment_id),
+            messages.Delivery(client, parent.experiment_id),
             # Children are made under the parent of this invocation, whoever queued them; what is
             # said of a parent is said of that one.
-            {runs.PARENT: parent.run_id, parent.run_id: parent.run_id},
+            {messages.PARENT: parent.run_id, parent.run_id: parent.run_id},
         )
         try:
             yield outbox, parent
@@ -67,7 +67,7 @@ def tracked(
             status = "KILLED"
             raise
         finally:
-            outbox.put(runs.ended(parent.run_id, status, now()))
+            outbox.put(messages.ended(parent.run_id, status, now()))
             outbox.flush(FAREWELL_SECONDS)
             outbox.close()
 
@@ -77,16 +77,16 @@ def keep_options_and_data(
 ) -> None:
     """Put options, manifest, check and broken files on the parent run, and where the study is."""
     given = {f"options.{name}": value for name, value in options.as_text().items()}
-    outbox.put(runs.parameters(parent.run_id, given))
+    outbox.put(messages.parameters(parent.run_id, given))
     save_manifest(loaded.manifest, folder / "manifest.parquet")
     (folder / "check.json").write_text(json.dumps(loaded.report.to_dict(), indent=2))
     broken = [{"path": str(b.path), "label": b.label, "reason": b.reason} for b in loaded.broken]
     (folder / "broken_files.json").write_text(json.dumps(broken, indent=2))
     names = ("manifest.parquet", "check.json", "broken_files.json")
-    outbox.put(runs.files(parent.run_id, {f"data/{name}": folder / name for name in names}))
-    outbox.put(runs.dataset(parent.run_id, dataset_of(loaded.manifest), "training"))
+    outbox.put(messages.files(parent.run_id, {f"data/{name}": folder / name for name in names}))
+    outbox.put(messages.dataset(parent.run_id, dataset_of(loaded.manifest), "training"))
     outbox.put(
-        runs.tags(
+        messages.tags(
             parent.run_id,
             {
                 "sft.study": options.study,

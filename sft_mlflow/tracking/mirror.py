@@ -1,4 +1,7 @@
-"""What a study tells, as messages to MLflow: one child run a trial."""
+"""What a study tells, as messages to MLflow: one child run a trial.
+
+Optuna's storage is the truth about trials and MLflow mirrors it.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,16 @@ from sft_mlflow.search.events import StudyEvent, TrialEnded, TrialEvent, TrialSt
 from sft_mlflow.sources import model_folder
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.tasks.base import Frame
-from sft_mlflow.tracking import runs
+from sft_mlflow.tracking import messages
 from sft_mlflow.tracking.datasets import dataset_of
 from sft_mlflow.tracking.held_out import ANCESTORS, MANIFEST
 from sft_mlflow.tracking.outbox import Outbox, now
 from sft_mlflow.training.events import EpochEnded, Pictured
 from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.training.trial import EVIDENCE
+
+# A trial's state in Optuna, and that of its run; what is pruned has a tag besides.
+_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
 def key_of(number: int) -> str:
@@ -61,18 +67,18 @@ class Mirror:
             epoch = event.event
             self._epochs[event.number].append(epoch)
             key = key_of(event.number)
-            self._outbox.put(runs.metrics(key, epoch.metrics, epoch.epoch, epoch.timestamp))
+            self._outbox.put(messages.metrics(key, epoch.metrics, epoch.epoch, epoch.timestamp))
 
         elif isinstance(event, TrialEvent) and isinstance(event.event, Pictured):
             seen = event.event
             key = key_of(event.number)
-            image = runs.image(key, "predictions", seen.path, seen.epoch, seen.timestamp)
+            image = messages.image(key, "predictions", seen.path, seen.epoch, seen.timestamp)
             self._outbox.put(image)
 
     def close(self, status: str) -> None:
         """End the runs of trials that are still open."""
         for number in list(self._recipes):
-            self._outbox.put(runs.ended(key_of(number), status, now()))
+            self._outbox.put(messages.ended(key_of(number), status, now()))
         self._recipes.clear()
 
     def _started(self, event: TrialStarted) -> None:
@@ -82,15 +88,15 @@ class Mirror:
         tags = {"sft.trial": str(event.number), "sft.attempt": str(event.attempt)}
         what = "probe" if recipe.is_probe else f"depth {recipe.depth}"
         name = f"{event.number:03d} {what}"
-        self._outbox.put(runs.created(key, name, tags, now()))
-        self._outbox.put(runs.parameters(key, recipe_text(recipe)))
-        self._outbox.put(runs.dataset(key, self._dataset, "training"))
+        self._outbox.put(messages.created(key, name, tags, now()))
+        self._outbox.put(messages.parameters(key, recipe_text(recipe)))
+        self._outbox.put(messages.dataset(key, self._dataset, "training"))
 
     def _ended(self, event: TrialEnded) -> None:
         key = key_of(event.number)
         recipe, epochs = self._recipes[event.number], self._epochs[event.number]
         tags = {"sft.state": event.state, **({"sft.reason": event.reason} if event.reason else {})}
-        self._outbox.put(runs.tags(key, tags))
+        self._outbox.put(messages.tags(key, tags))
         if event.model is not None:
             best = max(epochs, key=lambda e: e.value)
             self._log_model(key, event.model, recipe, best)
@@ -98,9 +104,11 @@ class Mirror:
             self._best = event.value if self._best is None else max(self._best, event.value)
             best_so_far = {f"best/valid/{self._objective}": self._best}
             self._outbox.put(
-                runs.metrics(self._outbox.ids[runs.PARENT], best_so_far, event.number, now())
+                messages.metrics(
+                    self._outbox.ids[messages.PARENT], best_so_far, event.number, now()
+                )
             )
-        self._outbox.put(runs.ended(key, runs.STATUS[event.state], now()))
+        self._outbox.put(messages.ended(key, _STATUS[event.state], now()))
         # Only now: until it is queued, `close` has to end this run too.
         del self._recipes[event.number], self._epochs[event.number]
 
@@ -111,11 +119,11 @@ class Mirror:
             (folder / ANCESTORS).write_text(json.dumps(sorted(self._ancestors)))
         png = folder.with_name("confusion.png")
         png.write_bytes(self._confusion(folder, config))
-        self._outbox.put(runs.files(key, {"confusion.png": png}))
+        self._outbox.put(messages.files(key, {"confusion.png": png}))
         example = next(s for s in self._manifest.samples if s.split == "test")
         figures = {k: v for k, v in best.metrics.items() if k.startswith("valid/")}
         self._outbox.put(
-            runs.model(
+            messages.model(
                 key,
                 name=f"{self._manifest.name}-{recipe.depth}",
                 folder=folder,

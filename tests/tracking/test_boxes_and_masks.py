@@ -31,7 +31,7 @@ from sft_mlflow.tasks import TASKS
 from sft_mlflow.tasks.base import Frame
 from sft_mlflow.tasks.predictor import Predictor
 from sft_mlflow.tasks.segmentation.truth import true_mask
-from sft_mlflow.tracking import held_out, packaging, runs
+from sft_mlflow.tracking import held_out, messages, packaging
 from sft_mlflow.tracking.datasets import dataset_of
 from sft_mlflow.tracking.gate import FEW_IMAGES, Contestant, Gate, compare, judge
 from tests.contract.test_tasks import ANSWERS
@@ -294,11 +294,11 @@ def test_a_picture_that_is_delivered_twice_is_in_the_series_once(
 ) -> None:
     path = tmp_path / "predictions.jpg"
     Image.new("RGB", (8, 8), "teal").save(path)
-    delivery = runs.Delivery(client, experiment_id)
-    message = runs.image("trial-0", "predictions", path, 3, 1_700_000_000_000)
+    delivery = messages.Delivery(client, experiment_id)
+    message = messages.image("trial-0", "predictions", path, 3, 1_700_000_000_000)
     for again in (False, True):
         delivery(message, {"trial-0": run_id}, again)
     files = [f.path for f in client.list_artifacts(run_id, "images")]
     assert len([name for name in files if name.endswith(".png")]) == 1
-    delivery(runs.image("trial-0", "predictions", path, 4, 1), {"trial-0": run_id}, True)
+    delivery(messages.image("trial-0", "predictions", path, 4, 1), {"trial-0": run_id}, True)
     assert len(client.list_artifacts(run_id, "images")) == 2 * len(files)
