@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from sft_mlflow.commands.observer import CommandEvent, Notice, Observer, Progress, StudyBegun
-from sft_mlflow.scoring.score import BatchScored, ScoreEnded, ScoreStarted
+from sft_mlflow.scoring.events import BatchScored, ScoreEnded, ScoreStarted
 from sft_mlflow.search.events import TrialEnded, TrialEvent, TrialStarted
 from sft_mlflow.training.events import EpochEnded, RoadTravelled, StepEnded, StoreFilled
 

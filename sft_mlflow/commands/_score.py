@@ -10,7 +10,8 @@ from sft_mlflow.options import ScoreOptions
 from sft_mlflow.report.wording import metric
 from sft_mlflow.scoring import exports
 from sft_mlflow.scoring import inputs as scoring_inputs
-from sft_mlflow.scoring.score import ScoreEnded, ScoreStarted, read_scores
+from sft_mlflow.scoring.events import ScoreEnded, ScoreStarted
+from sft_mlflow.scoring.score import read_scores
 from sft_mlflow.scoring.score import score as score_images
 from sft_mlflow.tasks.predictor import Predictor
 from sft_mlflow.tracking import connection, fetch, runs

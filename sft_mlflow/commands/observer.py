@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sft_mlflow.scoring.score import ScoreEvent
+from sft_mlflow.scoring.events import ScoreEvent
 from sft_mlflow.search.events import StudyEvent
 
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice, tee
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from sft_mlflow.data.ordered import THREADS
 from sft_mlflow.data.pixels import Batch, stream
 from sft_mlflow.errors import DataError, OptionsError
+from sft_mlflow.scoring.events import BatchScored, ScoreEnded, ScoreEvent, ScoreStarted
 from sft_mlflow.scoring.inputs import InputImage, Inputs, Survey, survey
 from sft_mlflow.sources.model_folder import ModelConfig
 from sft_mlflow.tasks.base import Answer
@@ -43,48 +44,6 @@ _JOB = "_job.json"
 _LOCK = "_lock"
 _METADATA = b"sft.job"
 _SINGLE_FILE = (".parquet", ".pq")
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreStarted:
-    """total: images in all; done: scored by an earlier, interrupted job; labelled: with a class.
-
-    input_digest: of the listing, as `inputs.Survey` says.
-    """
-
-    total: int
-    done: int
-    labelled: int
-    input_digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class BatchScored:
-    """done, errors: of all images so far, earlier jobs included; images_per_second: of this one."""
-
-    done: int
-    total: int
-    errors: int
-    images_per_second: float
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreEnded:
-    """errors: images that could not be read; scored: in this job; seconds: of this job alone.
-
-    already_there: the output was that of the same job, and nothing was done.
-    """
-
-    output: Path
-    total: int
-    errors: int
-    scored: int
-    seconds: float
-    images_per_second: float
-    already_there: bool
-
-
-ScoreEvent = ScoreStarted | BatchScored | ScoreEnded
 
 
 def score(

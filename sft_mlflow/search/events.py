@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sft_mlflow.training.events import FitEvent
-from sft_mlflow.training.recipe import Recipe
+
+# Who watches a command should not wait for torch.
+if TYPE_CHECKING:
+    from sft_mlflow.training.recipe import Recipe
 
 TrialState = Literal["COMPLETE", "PRUNED", "FAIL"]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from sft_mlflow.data.manifest import Sample
-from sft_mlflow.tasks.base import Answer, Evidence
+# Who watches a command should not wait for torch.
+if TYPE_CHECKING:
+    from sft_mlflow.data.manifest import Sample
+    from sft_mlflow.tasks.base import Answer, Evidence
 
 
 @dataclass(frozen=True)

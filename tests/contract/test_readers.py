@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -272,13 +273,14 @@ class TestDigits:
             materialise(tmp_path / "set", fails)
         assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
-    def test_reading_it_loads_no_torch(self, tmp_path: Path) -> None:
+    def test_checking_it_loads_no_torch(self, tmp_path: Path) -> None:
         program = (
-            "import sys; from pathlib import Path; from sft_mlflow.data.loading import read; "
-            f"read('digits', cache=Path({str(tmp_path)!r})); "
-            "assert not {'torch', 'torchvision', 'mlflow'} & set(sys.modules)"
+            "import sys, sft_mlflow.display; from sft_mlflow.commands import check; "
+            "from sft_mlflow.options import CheckOptions; check(CheckOptions(data='digits')); "
+            "assert not {'torch', 'torchvision', 'mlflow', 'optuna'} & set(sys.modules)"
         )
-        subprocess.run([sys.executable, "-c", program], check=True)
+        environment = os.environ | {"SFT_MLFLOW_HOME": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
 class TestTorchvisionSets:

@@ -20,15 +20,9 @@ from numpy.typing import NDArray
 from sft_mlflow.data.pixels import PixelSpec, shown
 from sft_mlflow.errors import OptionsError
 from sft_mlflow.scoring import score as module
+from sft_mlflow.scoring.events import BatchScored, ScoreEnded, ScoreEvent, ScoreStarted
 from sft_mlflow.scoring.inputs import find
-from sft_mlflow.scoring.score import (
-    BatchScored,
-    ScoreEnded,
-    ScoreEvent,
-    ScoreStarted,
-    read_scores,
-    score,
-)
+from sft_mlflow.scoring.score import read_scores, score
 from sft_mlflow.sources.model_folder import Calibration, ModelConfig
 from sft_mlflow.tasks.base import Answer
 from sft_mlflow.tasks.classification import CLASSIFICATION, calibration, metrics
