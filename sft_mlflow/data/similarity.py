@@ -37,22 +37,33 @@ def near_duplicates(facts: Sequence[FileFacts]) -> tuple[tuple[int, ...], ...]:
         return ()
     # Two kinds, since either is unsure somewhere: phash of blur, dhash of flat areas.
     hashes = np.array([fact.hashes for fact in facts], dtype=np.uint64)
-    thumbnails = np.stack([np.frombuffer(fact.thumbnail, dtype=np.uint8) for fact in facts])
-    means = thumbnails.mean(axis=1)
-    # Some at a time: numpy makes floats of all that it takes the deviation of.
-    starts = range(0, len(thumbnails), _CHUNK)
-    contrasts = np.concatenate([thumbnails[s : s + _CHUNK].std(axis=1) for s in starts])
+    starts = range(0, len(facts), _CHUNK)
+    levels = [_levels(_thumbnails(facts[start : start + _CHUNK])) for start in starts]
+    means, contrasts = np.concatenate(levels, axis=1)
     found = [np.empty((0, 2), dtype=np.intp)]
     for pairs in chain.from_iterable(_proposed(kind, means) for kind in hashes.T):
         for start in range(0, len(pairs), _CHUNK):
             left, right = pairs[start : start + _CHUNK].T
-            difference = thumbnails[left].astype(np.int16) - thumbnails[right]
+            difference = _thumbnails([facts[one] for one in left]).astype(np.int16)
+            difference -= _thumbnails([facts[one] for one in right])
             apart = np.abs(difference).mean(axis=1)
             allowed = THUMBNAIL_CONTRAST * np.minimum(contrasts[left], contrasts[right])
             # One grey level always passes: a blank picture has no contrast to compare with.
             alike = (apart <= THUMBNAIL_LEVELS) & (apart <= np.maximum(allowed, 1.0))
             found.append(pairs[start : start + _CHUNK][alike])
     return _clusters(np.concatenate(found), len(facts))
+
+
+def _thumbnails(facts: Sequence[FileFacts]) -> NDArray[np.uint8]:
+    """Bytes (F, 768). Of some facts at a time: all thumbnails once more would be the most of it."""
+    return np.frombuffer(b"".join(fact.thumbnail for fact in facts), np.uint8).reshape(
+        len(facts), -1
+    )
+
+
+def _levels(thumbnails: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Mean and deviation (2, F), in grey levels of 255."""
+    return np.stack([thumbnails.mean(axis=1), thumbnails.std(axis=1)])
 
 
 def _proposed(hashes: NDArray[np.uint64], means: NDArray[np.float64]) -> Iterator[NDArray[np.intp]]:

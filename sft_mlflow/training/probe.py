@@ -69,7 +69,9 @@ def fit_probe(
             "Give it images of at least two."
         )
     mean, std = train.values.mean(axis=0), train.values.std(axis=0) + 1e-6
-    scaled = (train.values - mean) / std
+    # In place: of many images one more copy is what takes the most memory of all.
+    scaled = train.values - mean
+    scaled /= std
     best: tuple[tuple[float, float], Probe] | None = None
     for strength in STRENGTHS:
         model = LogisticRegression(

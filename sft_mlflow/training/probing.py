@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sft_mlflow.data.manifest import Sample
@@ -162,8 +161,10 @@ def _gathered(
 ) -> Features:
     rows = np.arange(len(chain.samples))
     together = road.pixel_spec.together
-    parts: list[NDArray[np.float32]] = [
-        values(rows[start : start + together]).float().cpu().numpy()
-        for start in range(0, len(rows), together)
-    ]
-    return Features(np.concatenate(parts), indices(chain.samples, material.manifest.classes))
+    width = road.network.head.get_parameter("weight").shape[1]
+    found = np.empty((len(rows), width), np.float32)
+    for start in range(0, len(rows), together):
+        found[start : start + together] = (
+            values(rows[start : start + together]).float().cpu().numpy()
+        )
+    return Features(found, indices(chain.samples, material.manifest.classes))
