@@ -17,9 +17,11 @@ from sft_mlflow.commands.settling import Settled
 from sft_mlflow.commands.surroundings import command_line
 from sft_mlflow.data.loading import Loaded
 from sft_mlflow.data.manifest import SPLITS, Manifest
+from sft_mlflow.data.truth import TaskName
 from sft_mlflow.options import FinetuneOptions, PromoteOptions, ScoreOptions, parse
 from sft_mlflow.report.tables import DataTable, NextStep, StudyReport, TrialRow
 from sft_mlflow.search.study import Row
+from sft_mlflow.tasks import TASKS
 from sft_mlflow.tasks.base import Frame
 from sft_mlflow.tasks.figures import Picture, TestFigures
 from sft_mlflow.tasks.predictor import Predictor
@@ -91,7 +93,7 @@ def study_report(ended: Ended, outcome: Outcome) -> StudyReport:
         title=f"Study {ended.options.study}",
         model=_model(outcome),
         alias=CHALLENGER if outcome.version is not None else None,
-        next_steps=_next_steps(ended.page, outcome),
+        next_steps=_next_steps(ended.page, manifest.task, outcome),
         command=ended.command,
         versions={
             "sft-mlflow": __version__,
@@ -139,7 +141,7 @@ def _model(outcome: Outcome) -> str | None:
     return f"models:/{outcome.model_id}" if outcome.model_id else None
 
 
-def _next_steps(page: str, outcome: Outcome) -> tuple[NextStep, ...]:
+def _next_steps(page: str, task: TaskName, outcome: Outcome) -> tuple[NextStep, ...]:
     see = NextStep("See the study", page)
     if outcome.model_id is None:
         return (see,)
@@ -148,8 +150,10 @@ def _next_steps(page: str, outcome: Outcome) -> tuple[NextStep, ...]:
     promoted = f"models:/{outcome.model_name}@champion"
     promote = parse(PromoteOptions, {"model_name": outcome.model_name, "model": model})
     score = parse(ScoreOptions, {"model": promoted, "input": "FOLDER", "output": "scores.parquet"})
+    others = " and ".join(f"--{name}" for name in TASKS[task].answering.exports)
+    besides = f" ({others} write more than rows)" if others else ""
     return (
         see,
         NextStep("Promote it to champion", command_line("promote", promote)),
-        NextStep("Then score your images with it", command_line("score", score)),
+        NextStep(f"Then score your images with it{besides}", command_line("score", score)),
     )
