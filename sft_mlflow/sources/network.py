@@ -1,4 +1,4 @@
-"""A network in stages: its prefix, its suffix, and freezing that leaves no trace."""
+"""A network in stages: the roads through it, and freezing that leaves no trace."""
 
 from __future__ import annotations
 
@@ -59,13 +59,6 @@ class StagedNetwork:
             read = self._outside(self._traced.nodes[stage.last + 1 :])
             found.append(tuple(sorted({point, *(at[position] for position in read)})))
         return tuple(found)
-
-    def prefix(self, depth: int) -> nn.Module:
-        """From pixels to the cut below the last `depth` stages; the pixels themselves at D."""
-        self._check(depth)
-        return (
-            self.segment(0, self.full_depth - depth) if depth < self.full_depth else nn.Identity()
-        )
 
     def segment(self, begin: int, end: int) -> torch.fx.GraphModule:
         """From the cut after the first `begin` stages to a later one after `end`; 0: the pixels."""

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sft_mlflow.errors import OptionsError
 from sft_mlflow.sources.network import StagedNetwork, bare_network
 from sft_mlflow.sources.source_model import Architecture, Library
+from tests.sources.parts import prefix
 
 
 def numbered(form: str, *depths: int, start: int = 0) -> list[str]:
@@ -180,7 +181,7 @@ def test_prefix_and_suffix_make_the_whole_network_at_every_cut(name: str) -> Non
     whole = network.model(pixels)
     assert whole.std() > 0.01
     for depth in range(0, network.full_depth + 1, SOME_CUTS.get(name, 1)):
-        parts = network.suffix(depth)(network.prefix(depth)(pixels))
+        parts = network.suffix(depth)(prefix(network, depth)(pixels))
         assert torch.allclose(parts, whole, rtol=1e-5, atol=1e-5 * whole.abs().max().item()), depth
 
 
@@ -189,7 +190,7 @@ def test_every_head_is_a_linear_layer_that_reads_one_vector(name: str) -> None:
     network = staged(name)
     assert network.head.out_features == 5
     with torch.no_grad():
-        features = network.prefix(0)(images(name))
+        features = prefix(network, 0)(images(name))
         assert torch.equal(network.suffix(0)(features), network.model(images(name)))
 
 
@@ -205,20 +206,20 @@ def test_stochastic_depth_is_random_where_stages_train_and_off_where_they_are_fr
     pixels = images(name, 8)
     depth = network.full_depth // 2
     network.freeze(depth)
-    prefix, suffix = network.prefix(depth), network.suffix(depth)
-    assert torch.equal(prefix(pixels), prefix(pixels))
+    frozen, suffix = prefix(network, depth), network.suffix(depth)
+    assert torch.equal(frozen(pixels), frozen(pixels))
     torch.manual_seed(0)
-    drawn = [suffix(prefix(pixels)) for _ in range(2)]
+    drawn = [suffix(frozen(pixels)) for _ in range(2)]
     assert not torch.equal(*drawn)
     network.model.eval()
-    assert torch.equal(suffix(prefix(pixels)), suffix(prefix(pixels)))
+    assert torch.equal(suffix(frozen(pixels)), suffix(frozen(pixels)))
 
 
 @torch.no_grad()
 def test_dropout_before_the_head_belongs_to_the_last_stage() -> None:
     name = "torchvision://efficientnet_b0"
     network = staged(name)
-    cut = network.prefix(1)(images(name, 8))
+    cut = prefix(network, 1)(images(name, 8))
     last = network.suffix(1)
     network.freeze(0)
     assert torch.equal(last(cut), last(cut))
@@ -229,7 +230,7 @@ def test_dropout_before_the_head_belongs_to_the_last_stage() -> None:
 @pytest.mark.parametrize("depth", [-1, 18])
 def test_a_depth_out_of_range_says_how_many_stages_there_are(depth: int) -> None:
     with pytest.raises(OptionsError, match="17 stages"):
-        staged("torchvision://resnet50").prefix(depth)
+        staged("torchvision://resnet50").suffix(depth)
 
 
 def test_a_network_with_two_heads_is_refused_with_a_reason() -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sft_mlflow.sources.network import StagedNetwork, bare_network
 from sft_mlflow.sources.source_model import Architecture
+from tests.sources.parts import prefix
 
 DEPTHS = (0, 9, 18)
 
@@ -54,10 +55,10 @@ def train(network: StagedNetwork, depth: int, *, statistics: bool = True) -> Non
     network.freeze(depth, statistics=statistics)
     parameters = [p for p in network.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
-    prefix, suffix = network.prefix(depth), network.suffix(depth)
+    frozen, suffix = prefix(network, depth), network.suffix(depth)
     for _ in range(3):
         with torch.no_grad():
-            values = prefix(torch.randn(8, 3, 32, 32))
+            values = frozen(torch.randn(8, 3, 32, 32))
         F.cross_entropy(suffix(values), torch.arange(8) % 2).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -134,14 +135,14 @@ def test_what_a_frozen_stage_shares_with_a_later_one_stays(kind: type[nn.Module]
     pixels = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         whole = network.model.eval()(pixels)
-        assert torch.allclose(network.suffix(2)(network.prefix(2)(pixels)), whole, atol=1e-6)
-        features = network.prefix(2)(pixels)
+        assert torch.allclose(network.suffix(2)(prefix(network, 2)(pixels)), whole, atol=1e-6)
+        features = prefix(network, 2)(pixels)
     train(network, 2)
     moved = changed(before, network.model)
     assert not [name for name in moved if name.startswith(("stem.", "first."))]
     assert {"second.conv.weight", "third.conv.bias", "head.weight"} <= moved
     with torch.no_grad():
-        assert torch.equal(network.prefix(2)(pixels), features)
+        assert torch.equal(prefix(network, 2)(pixels), features)
 
 
 def test_a_tensor_shared_by_stages_that_both_train_is_given_once() -> None:

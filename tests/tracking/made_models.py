@@ -52,7 +52,7 @@ def write_model(
     pixels = torch.from_numpy(np.stack([pixels_of(sample.path, spec) for sample in samples]))
     batch = network.normalise(pixels, PREPROCESSING.mean, PREPROCESSING.std)
     with torch.no_grad():
-        features = staged.prefix(0)(batch)
+        features = staged.segment(0, staged.full_depth)(batch)
         while features.ndim > 2:
             features = features.mean(-1)
     said = [(answers or {}).get(sample.label, sample.label) for sample in samples]
