@@ -22,6 +22,11 @@ from sft_mlflow.sources.whole_models import Family
 # Longer side in pixels where none is asked for: more is seldom worth its time without an
 # accelerator. Smaller pictures are not enlarged.
 LONGER_SIDE = 480
+# Channels of a head as a part of those of the body's last map, and no fewer and no more than these:
+# 64 as EfficientDet has over EfficientNet-B0, 256 as FCOS and Panoptic FPN have over ResNet-50.
+WIDTH_SHARE, LEAST_WIDTH, MOST_WIDTH = 1 / 8, 64, 256
+# What group norms divide the channels by.
+_WIDTH_STEP = 32
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,14 @@ class BuildingOnCanvas:
     """How a source becomes a network that is shown whole pictures.
 
     strides: of the maps that a head of ours reads; over_maps: makes it, for maps of so many
-    channels by stride and so many classes; class_layers: its module paths that answer with one
-    number a class; over_rest: makes a head of a model of torchvision that its body was taken from.
+    channels by stride, so many classes, and so many channels of its own; class_layers: its module
+    paths that answer with one number a class; over_rest: makes a head of a model of torchvision
+    that its body was taken from.
     """
 
     task: TaskName
     strides: tuple[int, ...]
-    over_maps: Callable[[Mapping[int, int], int], nn.Module]
+    over_maps: Callable[[Mapping[int, int], int, int], nn.Module]
     class_layers: tuple[str, ...]
     over_rest: Callable[[nn.Module, Family], nn.Module]
 
@@ -100,7 +106,9 @@ class BuildingOnCanvas:
 
     def _over(self, classifier: nn.Module, classes: int) -> StagedNetwork:
         return network_with_maps(
-            classifier, self.strides, lambda channels: self.over_maps(channels, classes)
+            classifier,
+            self.strides,
+            lambda channels: self.over_maps(channels, classes, head_width(channels)),
         )
 
     def _class_layers(self, architecture: Architecture) -> tuple[str, ...]:
@@ -109,6 +117,12 @@ class BuildingOnCanvas:
         if family is None:
             return tuple(f"{HEAD}.{path}." for path in self.class_layers)
         return tuple(f"{HEAD}.model.{path}." for path in family.class_layers)
+
+
+def head_width(channels: Mapping[int, int]) -> int:
+    """Channels of a head over maps of so many, by their strides."""
+    asked = channels[max(channels)] * WIDTH_SHARE
+    return min(MOST_WIDTH, max(LEAST_WIDTH, _WIDTH_STEP * round(asked / _WIDTH_STEP)))
 
 
 def canvas_of(pixels: PixelSpec) -> Canvas:

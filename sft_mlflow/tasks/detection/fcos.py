@@ -16,8 +16,7 @@ from sft_mlflow.tasks.detection.box_head import LEAST_SCORE, Detections, Objects
 
 # Of the maps that are read.
 STRIDES = (8, 16, 32)
-# Of the pyramid; a quarter of the usual, for bodies of few channels and for CPUs.
-WIDTH = 64
+# Half of the usual, for CPUs.
 CONVOLUTIONS = 2
 
 
@@ -38,8 +37,11 @@ class FcosOverPyramid(nn.Module):
 
     class_layers = ("fcos.head.classification_head.cls_logits",)
 
-    def __init__(self, channels: Mapping[int, int], classes: int, width: int = WIDTH) -> None:
-        """channels: of the maps that the head will be given, by their strides in rising order."""
+    def __init__(self, channels: Mapping[int, int], classes: int, width: int) -> None:
+        """channels: of the maps that the head will be given, by their strides in rising order.
+
+        width: channels of the pyramid, a multiple of 32.
+        """
         super().__init__()
         strides = (*channels, 2 * max(channels))
         self.pyramid = FeaturePyramidNetwork(list(channels.values()), width)

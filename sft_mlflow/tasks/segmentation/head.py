@@ -11,8 +11,6 @@ from torchvision.ops import FeaturePyramidNetwork
 
 # Of the maps that are read.
 STRIDES = (4, 8, 16, 32)
-# Of the maps that are merged; half of Panoptic FPN's, for bodies of few channels and for CPUs.
-WIDTH = 64
 _NORM_GROUPS = 16
 
 
@@ -25,8 +23,11 @@ class SemanticFpn(nn.Module):
 
     class_layers = ("answer",)
 
-    def __init__(self, channels: Mapping[int, int], classes: int, width: int = WIDTH) -> None:
-        """channels: of the maps that the head will be given, by their strides in rising order."""
+    def __init__(self, channels: Mapping[int, int], classes: int, width: int) -> None:
+        """channels: of the maps that the head will be given, by their strides in rising order.
+
+        width: channels of the pyramid, a multiple of 16.
+        """
         super().__init__()
         self.pyramid = FeaturePyramidNetwork(list(channels.values()), width)
         # Group and not batch norm: statistics of the few images of a batch are no help.
