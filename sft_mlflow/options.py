@@ -179,8 +179,8 @@ class FinetuneOptions(Options):
     augment: Literal["auto", "none", "light", "natural"] = Field(
         "auto",
         description="light: small shifts, turns and light changes; natural: crops and mirroring "
-        "as well; auto: none up to 3 epochs, from the fourth on natural if mirrored images keep "
-        "their class for the probe, else light; of boxes and masks always light from then on.",
+        "as well; auto: none up to 3 epochs, from the fourth on natural if the probe answers "
+        "mirrored images about as well, else light.",
     )
     views: Views = Field(
         (FRESH,),

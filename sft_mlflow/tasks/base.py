@@ -193,6 +193,9 @@ class Answering(Protocol):
     ) -> list[Answer]:
         """One an image, in its own pixels. sizes: width and height of the upright images."""
 
+    def mirrored(self, answer: Answer, width: int) -> Answer:
+        """The same answer to the mirrored image, which is so wide in pixels."""
+
     def columns(self, classes: Sequence[str]) -> list[tuple[str, pa.DataType]]:
         """Of scores, between the path and the model's version."""
 

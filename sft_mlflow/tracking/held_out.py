@@ -24,6 +24,7 @@ from sft_mlflow.data.scan import scan
 from sft_mlflow.data.truth import TaskName, classes_in
 from sft_mlflow.errors import DataError, TrackingError
 from sft_mlflow.tasks.base import Answer, Evidence, Frame
+from sft_mlflow.tasks.evidence import gathered
 from sft_mlflow.tasks.predictor import Predictor
 
 MANIFEST = "manifest.parquet"
@@ -159,13 +160,9 @@ def evidence(predictor: Predictor, samples: Sequence[Sample], frame: Frame) -> E
 
     frame: what the answers are compared with. Raises DataError as `answers` does.
     """
-    judging = predictor.task.judging
-    parts = [judging.evidence([], [], frame, 0)]
-    images = 0
-    for some in answers(predictor, samples):
-        parts.append(judging.evidence(some, samples[images : images + len(some)], frame, images))
-        images += len(some)
-    return np.concatenate(parts)
+    remaining = iter(samples)
+    told = ((some, list(islice(remaining, len(some)))) for some in answers(predictor, samples))
+    return gathered(predictor.task.judging, told, frame)
 
 
 def _manifest(folder: Path) -> Manifest:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,10 +24,12 @@ import numpy as np
 import torch.fx
 from torch import Tensor, nn
 
+from sft_mlflow.data.manifest import Sample
 from sft_mlflow.errors import TrialError
 from sft_mlflow.sources.folding import folded
 from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.tasks.base import Answer, Evidence, Frame, Task
+from sft_mlflow.tasks.evidence import gathered
 from sft_mlflow.training import mixup, optimisers
 from sft_mlflow.training.averaging import Average, copies, copy
 from sft_mlflow.training.batches import Batches
@@ -203,16 +205,16 @@ def judged(
     In float32, as the model will be used. suffix: in eval mode, with that head at its end.
     """
     network = folded(suffix)
-    parts: list[Evidence] = []
     first: list[Answer] = []
-    images = 0
-    for shown in batches.validation():
-        sizes = [(sample.width, sample.height) for sample in shown.samples]
-        answers = task.answering.answers(head, network(*shown.values), sizes, frame)
-        parts.append(task.judging.evidence(answers, shown.samples, frame, images))
-        first += answers[: SHOWN_IMAGES - len(first)]
-        images += len(shown.samples)
-    return np.concatenate(parts), first
+
+    def told() -> Iterator[tuple[list[Answer], Sequence[Sample]]]:
+        for shown in batches.validation():
+            sizes = [(sample.width, sample.height) for sample in shown.samples]
+            answers = task.answering.answers(head, network(*shown.values), sizes, frame)
+            first.extend(answers[: SHOWN_IMAGES - len(first)])
+            yield answers, shown.samples
+
+    return gathered(task.judging, told(), frame), first
 
 
 def _is_early(history: list[EpochEnded], patience: int) -> bool:

@@ -14,13 +14,12 @@ from sft_mlflow.reuse.chain import AS_THEY_ARE, Road
 from sft_mlflow.sources.network import StagedNetwork
 from sft_mlflow.sources.source_model import Preprocessing
 from sft_mlflow.tasks import TASKS
+from sft_mlflow.training import mirroring
 from sft_mlflow.training.precision import Arithmetic, faster_precision
 from sft_mlflow.training.probing import Progress, computed, trained
 from sft_mlflow.training.recipe import Augmentation, Precision, Recipe
 from sft_mlflow.training.trial import Material, network_at
 
-# Mirrored validation images may cost the probe so much accuracy, and mirroring is still harmless.
-MIRROR_LOSS = 0.03
 # Seen this often, the images themselves are new enough, and changing them only slows learning.
 FEW_EPOCHS = 3
 
@@ -93,11 +92,10 @@ def prepare(
         network.freeze(0)
         network.model.eval()
     linear = TASKS[material.task].learning.is_linear
-    asks_mirror = linear and augmentation is None and recipe.epochs > FEW_EPOCHS
-    probed = None
+    asks_mirror = augmentation is None and recipe.epochs > FEW_EPOCHS
+    probed, may_mirror = None, False
     if linear and (asks_mirror or recipe.head_start == "probe"):
-        weights, metric = recipe.class_weights, recipe.metric
-        probed = computed(material, road, weights, metric, progress, mirror=asks_mirror)
+        probed = computed(material, road, recipe.class_weights, recipe.metric, progress)
     elif recipe.head_start == "probe":
         settled = replace(recipe, image_size=preprocessing.size, precision=precision)
         probed = trained(material, settled, network.head_path, progress, deadline)
@@ -106,12 +104,13 @@ def prepare(
         probed.head.save(path)
         # Where it was trained.
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-    keeps_class = probed is not None and probed.lost_by_mirroring <= MIRROR_LOSS
+        if asks_mirror:
+            may_mirror = mirroring.is_harmless(material, road, probed, recipe.metric)
     return Prepared(
         uri=recipe.source,
         image_size=preprocessing.size,
         full_depth=network.full_depth,
-        augmentation=augmentation or _augmentation(recipe.epochs, keeps_class),
+        augmentation=augmentation or _augmentation(recipe.epochs, may_mirror),
         precision=precision,
         metrics={} if probed is None else {f"valid/{k}": v for k, v in probed.metrics.items()},
         seconds_an_image=prices.decode
@@ -141,10 +140,10 @@ def _head_seconds(
     return min(taken) / len(sizes)
 
 
-def _augmentation(epochs: int, keeps_class: bool) -> Augmentation:
+def _augmentation(epochs: int, may_mirror: bool) -> Augmentation:
     if epochs <= FEW_EPOCHS:
         return "none"
-    return "natural" if keeps_class else "light"
+    return "natural" if may_mirror else "light"
 
 
 @torch.no_grad()

@@ -39,10 +39,6 @@ class Probe:
     bias: NDArray[np.float32]
     valid: NDArray[np.float32]
 
-    def outputs(self, features: Features) -> NDArray[np.float32]:
-        """Logits (N, classes)."""
-        return features.values @ self.weight.T + self.bias
-
     def as_start(self) -> HeadStart:
         """The linear layer of these weights."""
         weight, bias = map(torch.from_numpy, (self.weight, self.bias))

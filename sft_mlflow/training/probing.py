@@ -12,10 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import Tensor
 
 from sft_mlflow.data.manifest import Sample
-from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Road, Rows
+from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Road
 from sft_mlflow.sources import model_folder
 from sft_mlflow.tasks.classification.judging import figures_of
 from sft_mlflow.tasks.classification.learning import indices
@@ -38,14 +37,10 @@ LEAST_STEPS = 300
 
 @dataclass(frozen=True)
 class Probed:
-    """What trials of the source start with, and its figures on validation.
-
-    lost_by_mirroring: accuracy that it loses on mirrored images, infinite where it was not asked.
-    """
+    """What trials of the source start with, and its figures on validation."""
 
     head: HeadStart
     metrics: Mapping[str, float]
-    lost_by_mirroring: float = math.inf
 
 
 def trained(
@@ -100,10 +95,8 @@ def computed(
     class_weights: tuple[float, ...] | None,
     metric: str,
     progress: Progress,
-    *,
-    mirror: bool,
 ) -> Probed:
-    """The probe of a linear head, at the road's end. mirror: ask it for mirrored images too."""
+    """The probe of a linear head, at the road's end."""
     classes = material.manifest.classes
     train, valid = (at_most(PROBE_IMAGES, material.manifest.side(s)) for s in ("train", "valid"))
     features, of_valid = (_features(material, road, s, progress) for s in (train, valid))
@@ -111,12 +104,7 @@ def computed(
     # Of a very large side it has seen a part.
     whole = len(valid) == len(material.manifest.side("valid"))
     head = replace(probe.as_start(), evidence=probe.valid if whole else None)
-    found = Probed(head, figures_of(probe.valid, of_valid.targets))
-    if not mirror:
-        return found
-    mirrored = _mirrored_features(material, road, valid)
-    accuracy = figures_of(probe.outputs(mirrored), mirrored.targets)["accuracy"]
-    return replace(found, lost_by_mirroring=found.metrics["accuracy"] - accuracy)
+    return Probed(head, figures_of(probe.valid, of_valid.targets))
 
 
 def at_most(most: int, samples: Sequence[Sample]) -> Sequence[Sample]:
@@ -146,25 +134,11 @@ def _features(
     chain = Chain(samples, road, AS_THEY_ARE, material.store, kept={0, kept})
     for done, total in chain.fill(kept):
         progress(done, total)
-    return _gathered(material, road, chain, lambda rows: chain.values(rows, 0, point))
-
-
-def _mirrored_features(material: Material, road: Road, samples: Sequence[Sample]) -> Features:
-    """The same of the mirrored images."""
-    chain = Chain(samples, road, AS_THEY_ARE, material.store, kept={0})
-    run = road.segment(0, road.network.full_depth)
-    return _gathered(material, road, chain, lambda rows: run(chain.values(rows, 0, 0).flip(2)))
-
-
-def _gathered(
-    material: Material, road: Road, chain: Chain, values: Callable[[Rows], Tensor]
-) -> Features:
-    rows = np.arange(len(chain.samples))
+    rows = np.arange(len(samples))
     together = road.pixel_spec.together
     width = road.network.head.get_parameter("weight").shape[1]
     found = np.empty((len(rows), width), np.float32)
     for start in range(0, len(rows), together):
-        found[start : start + together] = (
-            values(rows[start : start + together]).float().cpu().numpy()
-        )
-    return Features(found, indices(chain.samples, material.manifest.classes))
+        values = chain.values(rows[start : start + together], 0, point)
+        found[start : start + together] = values.float().cpu().numpy()
+    return Features(found, indices(samples, material.manifest.classes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, get_args
 
@@ -14,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2.functional import horizontal_flip
 
 from sft_mlflow.data.loading import load_manifest
 from sft_mlflow.data.manifest import Manifest, Sample
@@ -271,7 +273,25 @@ class TestJudging:
             assert made.samples[0].path.name in caption.path
 
 
+def flipped(answer: Answer, size: tuple[int, int]) -> Answer:
+    """As torchvision moves what is true of a mirrored image; a class stays."""
+    if isinstance(answer, Boxes):
+        true = tv_tensors.BoundingBoxes(answer.boxes, format="XYXY", canvas_size=size[::-1])  # type: ignore[call-overload]
+        return replace(answer, boxes=horizontal_flip(true).numpy())
+    return horizontal_flip(tv_tensors.Mask(answer)).numpy() if answer.ndim == 2 else answer
+
+
 class TestAnswering:
+    def test_a_mirrored_answer_is_that_to_the_mirrored_image(self, made: Made) -> None:
+        answers = made.answers(right=True)
+        wanted = list(map(flipped, answers, made.sizes))
+        found = [
+            made.task.answering.mirrored(answer, width)
+            for answer, (width, _) in zip(answers, made.sizes, strict=True)
+        ]
+        seen = [made.task.judging.evidence(a, made.samples, made.frame, 0) for a in (wanted, found)]
+        assert np.allclose(*seen)
+
     def test_a_network_answers_each_image_in_its_own_pixels(self, made: Made) -> None:
         made.network.model.eval()
         with torch.no_grad():

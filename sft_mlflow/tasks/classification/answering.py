@@ -37,6 +37,11 @@ class ClassAnswering:
             logits = logits.astype(np.float64) / temperature
         return list(logits)
 
+    def mirrored(self, answer: NDArray[np.floating], width: int) -> NDArray[np.floating]:
+        """A class has no left and right."""
+        del width
+        return answer
+
     def columns(self, classes: Sequence[str]) -> list[tuple[str, pa.DataType]]:
         """`label`, the true class where it is known, `prediction`, and the probability of each.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -57,6 +58,12 @@ class BoxAnswering:
                 )
             )
         return found
+
+    def mirrored(self, answer: Boxes, width: int) -> Boxes:
+        """Left edges become right ones."""
+        xmin, ymin, xmax, ymax = answer.boxes.T
+        boxes = np.stack([width - xmax, ymin, width - xmin, ymax], axis=1)
+        return replace(answer, boxes=boxes)
 
     def columns(self, classes: Sequence[str]) -> list[tuple[str, pa.DataType]]:
         """Of the image its size and how many boxes it has, of each its class, score and corners.

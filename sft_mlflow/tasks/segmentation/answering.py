@@ -78,6 +78,11 @@ class MaskAnswering:
             found.append(indices.cpu().numpy())
         return found
 
+    def mirrored(self, answer: Indices, width: int) -> Indices:
+        """The mask turned around."""
+        del width
+        return answer[:, ::-1]
+
     def columns(self, classes: Sequence[str]) -> list[tuple[str, pa.DataType]]:
         """`segments`: of each class that is there its pixels, and where as a COCO run length."""
         del classes
