@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sft_mlflow.commands.observer import Notice, Observer
 from sft_mlflow.commands.settling import CLOSING_SECONDS
-from sft_mlflow.commands.study_report import Ended, Outcome, study_report, test_figures
+from sft_mlflow.commands.study_report import Ended, Outcome, study_report, test_figures, worthless
 from sft_mlflow.data.manifest import Manifest
 from sft_mlflow.errors import TrackingError
 from sft_mlflow.report.html import render
@@ -50,10 +50,12 @@ def close_study(
     The tracking server has got everything when this returns.
     """
     manifest, study = ended.loaded.manifest, ended.options.study
-    best, figures = best_of(ended.rows), None
+    best, figures, warnings = best_of(ended.rows), None, ended.warnings
     if best is not None:
         observer(Notice(f"Testing trial {best.number}, the best on validation"))
-        figures = test_figures(manifest, best.folder / MODEL, str(ended.device), ended.options.seed)
+        model = best.folder / MODEL
+        figures = test_figures(manifest, model, str(ended.device), ended.options.seed)
+        warnings += worthless(figures, manifest, model, ended.settled.objective)
         _put_test(outbox, parent, best, figures)
     model_name = ended.options.model_name
     if best is not None:
@@ -68,7 +70,7 @@ def close_study(
         version=delivered.get(messages.version_key(key)),
         model_id=delivered.get(messages.model_id_key(key)),
         notes=(
-            *ended.warnings,
+            *warnings,
             *(f"the tracking server refused {what}" for what in outbox.refused),
         ),
         seconds=time.monotonic() - ended.begun,

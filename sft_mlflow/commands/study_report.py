@@ -19,8 +19,10 @@ from sft_mlflow.data.loading import Loaded
 from sft_mlflow.data.manifest import SPLITS, Manifest
 from sft_mlflow.data.truth import TaskName
 from sft_mlflow.options import FinetuneOptions, PromoteOptions, ScoreOptions, parse
+from sft_mlflow.report import wording
 from sft_mlflow.report.tables import DataTable, NextStep, StudyReport, TrialRow
 from sft_mlflow.search.study import Row
+from sft_mlflow.sources import model_folder
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.tasks.base import Frame
 from sft_mlflow.tasks.figures import Picture, TestFigures
@@ -82,6 +84,22 @@ def test_figures(manifest: Manifest, folder: Path, device: str, seed: int) -> Te
     worst, typical = judging.notable(evidence, samples, frame, PICTURES)
     return replace(
         judging.tested(evidence, samples, frame, seed), worst=drawn(worst), typical=drawn(typical)
+    )
+
+
+def worthless(
+    figures: TestFigures, manifest: Manifest, folder: Path, metric: str
+) -> tuple[str, ...]:
+    """What to say of a model that does no better on the test side than one that knows nothing."""
+    config = model_folder.read_config(folder)
+    judging, samples = TASKS[config.task].judging, manifest.side("test")
+    value, who = judging.naive(metric, samples, Frame.of_model(config, manifest))
+    found = figures.figures[metric].value
+    if found > value:
+        return ()
+    return (
+        f"the best model is no better on the test images than {who} ({wording.metric(metric)} "
+        f"{found:.4f} and {value:.4f}): look at what the check found, or give it more epochs.",
     )
 
 

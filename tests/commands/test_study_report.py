@@ -1,0 +1,30 @@
+"""What a report says of a model besides its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from sft_mlflow.commands.study_report import test_figures as figures_of
+from sft_mlflow.commands.study_report import worthless
+from tests.tracking import made_models
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({"blue": "green", "green": "red", "red": "blue"}, "always answering"),
+        ({}, None),
+    ],
+)
+def test_a_model_that_knows_nothing_is_called_so(
+    answers: Mapping[str, str], said: str | None, tmp_path: Path
+) -> None:
+    images = made_models.write_images(tmp_path / "images", 12, seed=3)
+    manifest = made_models.manifest_of(images, tmp_path / "cache")
+    folder = made_models.write_model(tmp_path / "model", manifest, answers=answers)
+    figures = figures_of(manifest, folder, "cpu", seed=0)
+    notes = worthless(figures, manifest, folder, "accuracy")
+    assert [said in note for note in notes] == ([] if said is None else [True])
