@@ -53,7 +53,7 @@ def main() -> None:
     lines = []
     print("| seed | plain: best of its trials | hit after, s | ours: hit after, s | of plain |")
     print("|---|---|---|---|---|")
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         work = options.work / str(seed)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
@@ -230,7 +230,7 @@ def parse() -> argparse.Namespace:
     add("--size", type=int, default=128, help="side in pixels in `plain`, as the product takes it")
     add("--augment", choices=("none", "light", "natural"), default="natural", help="in `plain`")
     add("--trials", type=int, default=20)
-    add("--seeds", type=int, default=3)
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--seed", type=int, default=0, help=argparse.SUPPRESS)
     add("--threads", type=int, default=os.cpu_count(), help="default: all cores")
     add("--part", choices=("plain", "ours"), help=argparse.SUPPRESS)
