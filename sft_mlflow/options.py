@@ -180,7 +180,7 @@ class FinetuneOptions(Options):
         "auto",
         description="light: small shifts, turns and light changes; natural: crops and mirroring "
         "as well; auto: none up to 3 epochs, from the fourth on natural if the probe answers "
-        "mirrored images about as well, else light.",
+        "mirrored images about as well, else, or without a probe, light.",
     )
     views: Views = Field(
         (FRESH,),

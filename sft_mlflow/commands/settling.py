@@ -228,15 +228,13 @@ def _prepared(
     if uri in kept:
         return Prepared(**kept[uri])
     observer(Notice(f"Looking at {uri}"))
-    counted = "images" if TASKS[material.task].learning.is_linear else "epochs"
-    what = f"Fitting the probe, {counted}"
     found = prepare(
         material,
         recipe,
         image_size=options.image_size,
         augmentation=None if options.augment == "auto" else options.augment,
         precision=None if options.precision == "auto" else options.precision,
-        progress=lambda done, total: observer(Progress(what, done, total)),
+        progress=lambda what, done, total: observer(Progress(what, done, total)),
         deadline=deadline,
     )
     with whole_file(path) as beside:

@@ -26,6 +26,7 @@ from sft_mlflow.sources import model_folder
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.tasks.base import Frame
 from sft_mlflow.tasks.figures import Picture, TestFigures
+from sft_mlflow.tasks.naive import compared
 from sft_mlflow.tasks.predictor import Predictor
 from sft_mlflow.tracking import held_out
 from sft_mlflow.tracking.fetch import CHALLENGER
@@ -92,14 +93,20 @@ def worthless(
 ) -> tuple[str, ...]:
     """What to say of a model that does no better on the test side than one that knows nothing."""
     config = model_folder.read_config(folder)
-    judging, samples = TASKS[config.task].judging, manifest.side("test")
-    value, who = judging.naive(metric, samples, Frame.of_model(config, manifest))
-    found = figures.figures[metric].value
-    if found > value:
+    beside = compared(
+        TASKS[config.task].judging,
+        metric,
+        figures.figures[metric].value,
+        manifest.side("test"),
+        Frame.of_model(config, manifest),
+    )
+    # Where one answer is always right, no model can do better.
+    if beside.knows or beside.naive >= 1:
         return ()
     return (
-        f"the best model is no better on the test images than {who} ({wording.metric(metric)} "
-        f"{found:.4f} and {value:.4f}): look at what the check found, or give it more epochs.",
+        f"the best model is no better on the test images than {beside.who} "
+        f"({wording.metric(metric)} {beside.found:.4f} and {beside.naive:.4f}): look at what the "
+        "check found, or give it more epochs.",
     )
 
 
@@ -168,8 +175,8 @@ def _next_steps(page: str, task: TaskName, outcome: Outcome) -> tuple[NextStep, 
     promoted = f"models:/{outcome.model_name}@champion"
     promote = parse(PromoteOptions, {"model_name": outcome.model_name, "model": model})
     score = parse(ScoreOptions, {"model": promoted, "input": "FOLDER", "output": "scores.parquet"})
-    others = " and ".join(f"--{name}" for name in TASKS[task].answering.exports)
-    besides = f" ({others} write more than rows)" if others else ""
+    others = ", ".join(TASKS[task].answering.exports)
+    besides = f" (other forms than rows: {others})" if others else ""
     return (
         see,
         NextStep("Promote it to champion", command_line("promote", promote)),

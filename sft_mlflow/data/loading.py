@@ -244,11 +244,12 @@ def _unfit(
             f"object.{because}"
         )
     empty = [split for split in SPLITS if not manifest.side(split)]
-    if listing.task == "detection" and not empty:
+    if not empty:
         bare = [split for split in SPLITS if not any(manifest.counts(split).values())]
         if bare:
+            missing = "an object" if listing.task == "detection" else "a class"
             return (
-                f"{listing.uri}: no image on {' and '.join(bare)} shows an object, so nothing "
+                f"{listing.uri}: no image on {' and '.join(bare)} shows {missing}, so nothing "
                 "could be learnt or judged there. Give another split or another seed."
             )
     if not empty:

@@ -23,9 +23,9 @@ from sft_mlflow.sources.whole_models import Family
 # accelerator. Smaller pictures are not enlarged.
 LONGER_SIDE = 480
 # Channels of a head as a part of those of the body's last map, and no fewer and no more than these:
-# 64 as EfficientDet has over EfficientNet-B0, 256 as FCOS and Panoptic FPN have over ResNet-50.
+# 64 as EfficientDet has over EfficientNet-B0, 256 as pyramids have over ResNet-50.
 WIDTH_SHARE, LEAST_WIDTH, MOST_WIDTH = 1 / 8, 64, 256
-# What group norms divide the channels by.
+# torchvision's head of FCOS divides its channels into so many groups.
 _WIDTH_STEP = 32
 
 

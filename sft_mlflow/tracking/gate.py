@@ -13,6 +13,7 @@ from sft_mlflow.data.manifest import Sample
 from sft_mlflow.data.truth import classes_in
 from sft_mlflow.tasks.base import Evidence, Frame, Judging
 from sft_mlflow.tasks.bootstrap import resampled
+from sft_mlflow.tasks.naive import compared
 
 # The usual level; at it, one challenger in twenty that is just as good is refused by chance.
 SIGNIFICANCE = 0.05
@@ -262,9 +263,9 @@ def _minimum(
     if gate.minimum is not None:
         message = f"{metric} {found:.4f}, at least {gate.minimum:.4f} asked"
         return Condition("minimum", found >= gate.minimum - _TOLERANCE, message)
-    naive, who = judging.naive(metric, samples, frame)
-    message = f"{metric} {found:.4f}, more than {naive:.4f} asked, which {who} gets"
-    return Condition("minimum", found > naive + _TOLERANCE, message)
+    beside = compared(judging, metric, found, samples, frame)
+    message = f"{metric} {found:.4f}, more than {beside.naive:.4f} asked, which {beside.who} gets"
+    return Condition("minimum", beside.knows, message)
 
 
 def _keeps_classes(challenger: Sequence[str], champion: Sequence[str]) -> Condition:

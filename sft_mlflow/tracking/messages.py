@@ -42,6 +42,11 @@ KEY = "sft.key"
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
 
 
+def shortened(values: Mapping[str, str], longest: int) -> dict[str, str]:
+    """The values, of at most so many characters each."""
+    return {k: v if len(v) <= longest else f"{v[: longest - 1]}…" for k, v in values.items()}
+
+
 def created(key: str, name: str, tags: Mapping[str, str], started: int) -> Message:
     """A child run begins. key: what later messages call it."""
     return {"kind": "run", "key": key, "name": name, "tags": dict(tags), "time": started}
@@ -49,7 +54,7 @@ def created(key: str, name: str, tags: Mapping[str, str], started: int) -> Messa
 
 def parameters(key: str, values: Mapping[str, str]) -> Message:
     """Parameters of a run; long values are cut, as MLflow would refuse them."""
-    return {"kind": "parameters", "key": key, "values": cut(values, LONGEST_PARAM)}
+    return {"kind": "parameters", "key": key, "values": shortened(values, LONGEST_PARAM)}
 
 
 def metrics(key: str, values: Mapping[str, float], step: int, timestamp: int) -> Message:
@@ -59,7 +64,7 @@ def metrics(key: str, values: Mapping[str, float], step: int, timestamp: int) ->
 
 def tags(key: str, values: Mapping[str, str]) -> Message:
     """Tags of a run."""
-    return {"kind": "tags", "key": key, "values": cut(values, LONGEST_TAG)}
+    return {"kind": "tags", "key": key, "values": shortened(values, LONGEST_TAG)}
 
 
 def files(key: str, paths: Mapping[str, Path]) -> Message:
@@ -96,8 +101,8 @@ def model(
         "folder": str(folder),
         "example": str(example),
         "metrics": dict(values),
-        "params": cut(params, LONGEST_PARAM),
-        "tags": cut(model_tags, LONGEST_TAG),
+        "params": shortened(params, LONGEST_PARAM),
+        "tags": shortened(model_tags, LONGEST_TAG),
         "time": now(),
     }
 
@@ -123,7 +128,7 @@ def registered(
         "key": key,
         "name": name,
         "alias": alias,
-        "tags": cut(version_tags, LONGEST_TAG),
+        "tags": shortened(version_tags, LONGEST_TAG),
         "first_tags": dict(first_tags),
     }
 
@@ -310,8 +315,3 @@ class Delivery:
     def _ended(self, message: Message, ids: Mapping[str, str], again: bool) -> dict[str, str]:
         self._client.set_terminated(ids[message["key"]], message["status"], message["time"])
         return {}
-
-
-def cut(values: Mapping[str, str], longest: int) -> dict[str, str]:
-    """The values, of at most so many characters each."""
-    return {k: v if len(v) <= longest else f"{v[: longest - 1]}…" for k, v in values.items()}

@@ -27,7 +27,7 @@ from sft_mlflow.training.events import EpochEnded, Pictured
 from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.training.trial import EVIDENCE
 
-# A trial's state in Optuna, and that of its run; what is pruned has a tag besides.
+# A trial's state in Optuna, which the tag `sft.state` has, and that of its run.
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 

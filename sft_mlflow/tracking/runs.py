@@ -1,4 +1,4 @@
-"""Runs of this process: one a command, the parent of a study's trials, one that went on."""
+"""The run of a command: made or found, logged to, ended, and taken over where a study goes on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sft_mlflow.errors import TrackingError
 from sft_mlflow.tracking import outbox
 from sft_mlflow.tracking.datasets import DIGEST_LENGTH
 from sft_mlflow.tracking.fetch import ModelReference
-from sft_mlflow.tracking.messages import LONGEST_PARAM, PARENT, cut
+from sft_mlflow.tracking.messages import LONGEST_PARAM, PARENT, shortened
 from sft_mlflow.tracking.outbox import now
 
 
@@ -65,7 +65,7 @@ def single(
     parent = parent_run(client, name, command)
     status = "FAILED"
     try:
-        for option, value in cut(options, LONGEST_PARAM).items():
+        for option, value in shortened(options, LONGEST_PARAM).items():
             client.log_param(parent.run_id, f"options.{option}", value)
         yield parent.run_id
         status = "FINISHED"

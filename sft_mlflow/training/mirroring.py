@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -15,47 +16,81 @@ from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Road
 from sft_mlflow.sources.folding import folded
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.tasks.base import Answer
-from sft_mlflow.tasks.evidence import gathered
-from sft_mlflow.training.head_start import HeadStart
-from sft_mlflow.training.probing import PROBE_IMAGES, Probed, at_most
+from sft_mlflow.tasks.naive import compared
 from sft_mlflow.training.trial import Material
 
-# Mirrored validation images may cost the probe this part of its metric, and mirroring is harmless.
+# Mirroring is harmless where it costs the probe no more of what it knows than this part.
 MIRROR_LOSS = 0.04
+# So many images tell, and wait for no cut-off.
+MOST_IMAGES = 500
+
+# Called with (done, in all).
+Progress = Callable[[int, int], None]
 
 
-def is_harmless(material: Material, road: Road, probed: Probed, metric: str) -> bool:
+def is_harmless(
+    material: Material, road: Road, metric: str, progress: Progress, deadline: float | None
+) -> bool:
     """Whether the probe is about as good on mirrored images, as it is not on digits or letters.
 
-    The road's network has the probe's head from then on.
+    road: its network has the probe's head; deadline: when to give up, which is a no, on the clock
+    of `time.monotonic`. A probe that knows nothing says nothing.
     """
-    value = value_when_mirrored(material, road, probed.head, metric)
-    # A probe that knows nothing says nothing.
-    return value > (1 - MIRROR_LOSS) * probed.metrics[metric]
+    samples = _chosen(material.manifest.side("valid"))
+    found = asked(material, road, samples, metric, progress, deadline)
+    if found is None:
+        return False
+    plain, there = found
+    frame = material.frame(road.preprocessing)
+    probe = compared(TASKS[material.task].judging, metric, plain, samples, frame)
+    return probe.knows and plain - there <= MIRROR_LOSS * (plain - probe.naive)
 
 
 @torch.no_grad()
-def value_when_mirrored(material: Material, road: Road, head: HeadStart, metric: str) -> float:
-    """The metric of that head's answers to the mirrored images of the validation side."""
-    network, task, frame = road.network, TASKS[material.task], material.frame(road.preprocessing)
-    head.copy_into(network.head)
-    samples = at_most(PROBE_IMAGES, material.manifest.side("valid"))
+def asked(
+    material: Material,
+    road: Road,
+    samples: Sequence[Sample],
+    metric: str,
+    progress: Progress,
+    deadline: float | None,
+) -> tuple[float, float] | None:
+    """The network's metric on the images as they are and mirrored, None where it gets late."""
+    task, frame = TASKS[material.task], material.frame(road.preprocessing)
     chain = Chain(samples, road, AS_THEY_ARE, material.store, kept={0})
     normalised = road.segment(0, 0)
-    whole = folded(network.suffix(network.full_depth))
+    whole = folded(road.network.suffix(road.network.full_depth))
     together = road.pixel_spec.together
 
-    def told() -> Iterator[tuple[list[Answer], Sequence[Sample]]]:
-        for start in range(0, len(samples), together):
-            some = samples[start : start + together]
-            sizes = [(sample.width, sample.height) for sample in some]
-            pixels = chain.values(np.arange(start, start + len(some)), 0, 0)
-            outputs = whole(normalised(mirrored(pixels, sizes, road.pixel_spec)))
-            answers = task.answering.answers(network.head, outputs, sizes, frame)
-            pairs = zip(answers, sizes, strict=True)
-            yield [task.answering.mirrored(answer, width) for answer, (width, _) in pairs], some
+    def answers(pixels: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Answer]:
+        outputs = whole(normalised(pixels))
+        return task.answering.answers(road.network.head, outputs, sizes, frame)
 
-    return task.judging.evaluate(gathered(task.judging, told(), frame), samples, frame)[metric]
+    as_they_are = [task.judging.evidence([], [], frame, 0)]
+    of_mirrored = [*as_they_are]
+    for start in range(0, len(samples), together):
+        if deadline is not None and time.monotonic() > deadline:
+            return None
+        some = samples[start : start + together]
+        sizes = [(sample.width, sample.height) for sample in some]
+        pixels = chain.values(np.arange(start, start + len(some)), 0, 0)
+        as_they_are.append(task.judging.evidence(answers(pixels, sizes), some, frame, start))
+        turned = answers(mirrored(pixels, sizes, road.pixel_spec), sizes)
+        pairs = zip(turned, sizes, strict=True)
+        back = [task.answering.mirrored(answer, width) for answer, (width, _) in pairs]
+        of_mirrored.append(task.judging.evidence(back, some, frame, start))
+        progress(start + len(some), len(samples))
+    plain, there = (
+        task.judging.evaluate(np.concatenate(evidence), samples, frame)[metric]
+        for evidence in (as_they_are, of_mirrored)
+    )
+    return plain, there
+
+
+def _chosen(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """The samples, or so many of them by their digests, which are as good as drawn."""
+    least = sorted(sample.digest for sample in samples)[:MOST_IMAGES]
+    return [sample for sample in samples if sample.digest <= least[-1]]
 
 
 def mirrored(pixels: Tensor, sizes: Sequence[tuple[int, int]], spec: PixelSpec) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -16,7 +17,7 @@ from sft_mlflow.sources.source_model import Preprocessing
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.training import mirroring
 from sft_mlflow.training.precision import Arithmetic, faster_precision
-from sft_mlflow.training.probing import Progress, computed, trained
+from sft_mlflow.training.probing import computed, trained
 from sft_mlflow.training.recipe import Augmentation, Precision, Recipe
 from sft_mlflow.training.trial import Material, network_at
 
@@ -48,15 +49,16 @@ def prepare(
     image_size: int | None,
     augmentation: Augmentation | None,
     precision: Precision | None,
-    progress: Progress,
+    progress: Callable[[str, int, int], None],
     deadline: float | None = None,
 ) -> Prepared:
     """Fit the source's probe and settle what was left open (None) by looking, not guessing.
 
     recipe: what trials of that source share; its own size, augmentation and precision do not
     count. The probe is kept in the material's folder where trials start from it; else it is fitted
-    only if the augmentation depends on it. deadline: when a probe that is trained has to stop, on
-    the clock of `time.monotonic`. Raises OptionsError where the source does not take images of that
+    only if the augmentation depends on it. progress: called with what is done, how much of it, and
+    how much there is; deadline: when a probe that is trained has to stop, on the clock of
+    `time.monotonic`. Raises OptionsError where the source does not take images of that
     size.
     """
     source = material.source(recipe.source)
@@ -92,20 +94,27 @@ def prepare(
         network.freeze(0)
         network.model.eval()
     linear = TASKS[material.task].learning.is_linear
+    # Before the head has learnt to find little in a blank image.
+    seconds_an_image = prices.decode + prices.forward(0, network.full_depth)
+    seconds_an_image += 0.0 if linear else _head_seconds(material, network, preprocessing)
     asks_mirror = augmentation is None and recipe.epochs > FEW_EPOCHS
     probed, may_mirror = None, False
     if linear and (asks_mirror or recipe.head_start == "probe"):
-        probed = computed(material, road, recipe.class_weights, recipe.metric, progress)
+        told = partial(progress, "Fitting the probe, images")
+        probed = computed(material, road, recipe.class_weights, recipe.metric, told)
     elif recipe.head_start == "probe":
         settled = replace(recipe, image_size=preprocessing.size, precision=precision)
-        probed = trained(material, settled, network.head_path, progress, deadline)
+        told = partial(progress, "Fitting the probe, epochs")
+        probed = trained(material, settled, network.head_path, told, deadline)
     if probed is not None:
         path = material.probe_path(recipe.source, preprocessing.size)
         probed.head.save(path)
-        # Where it was trained.
-        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
         if asks_mirror:
-            may_mirror = mirroring.is_harmless(material, road, probed, recipe.metric)
+            probed.head.copy_into(network.head)
+            told = partial(progress, "Mirroring images")
+            may_mirror = mirroring.is_harmless(material, road, recipe.metric, told, deadline)
+        # Where it was trained. Until here a killed study goes on from there.
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
     return Prepared(
         uri=recipe.source,
         image_size=preprocessing.size,
@@ -113,9 +122,7 @@ def prepare(
         augmentation=augmentation or _augmentation(recipe.epochs, may_mirror),
         precision=precision,
         metrics={} if probed is None else {f"valid/{k}": v for k, v in probed.metrics.items()},
-        seconds_an_image=prices.decode
-        + prices.forward(0, network.full_depth)
-        + (0.0 if linear else _head_seconds(material, network, preprocessing)),
+        seconds_an_image=seconds_an_image,
     )
 
 

@@ -273,10 +273,11 @@ class TestDigits:
             materialise(tmp_path / "set", fails)
         assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
-    def test_checking_it_loads_no_torch(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("task", ["classification", "segmentation"])
+    def test_checking_it_loads_no_torch(self, task: str, tmp_path: Path) -> None:
         program = (
-            "import sys, sft_mlflow.display; from sft_mlflow.commands import check; "
-            "from sft_mlflow.options import CheckOptions; check(CheckOptions(data='digits')); "
+            "import sys; from sft_mlflow.cli import _group; "
+            f"_group.main(['check', '--data=digits', '--task={task}'], standalone_mode=False); "
             "assert not {'torch', 'torchvision', 'mlflow', 'optuna'} & set(sys.modules)"
         )
         environment = os.environ | {"SFT_MLFLOW_HOME": str(tmp_path)}

@@ -1,4 +1,4 @@
-"""What holds for every task: a new one is tested by being listed in TASKS and in `ANSWERS`."""
+"""What holds for every task: a new one is tested by being listed in TASKS, ANSWERS and FLIPPED."""
 
 from __future__ import annotations
 
@@ -68,6 +68,19 @@ ANSWERS: Mapping[str, tuple[Callable[[Sample, Frame], Answer], ...]] = {
     "classification": (right_class, wrong_class),
     "detection": (right_boxes, wrong_boxes),
     "segmentation": (right_mask, wrong_mask),
+}
+
+
+def flipped_boxes(answer: Answer, size: tuple[int, int]) -> Answer:
+    true = tv_tensors.BoundingBoxes(answer.boxes, format="XYXY", canvas_size=size[::-1])  # type: ignore[call-overload]
+    return replace(answer, boxes=horizontal_flip(true).numpy())
+
+
+# What would be said of the mirrored image, as torchvision moves what is true of one.
+FLIPPED: Mapping[str, Callable[[Answer, tuple[int, int]], Answer]] = {
+    "classification": lambda answer, size: answer,
+    "detection": flipped_boxes,
+    "segmentation": lambda answer, size: horizontal_flip(tv_tensors.Mask(answer)).numpy(),
 }
 
 
@@ -273,18 +286,10 @@ class TestJudging:
             assert made.samples[0].path.name in caption.path
 
 
-def flipped(answer: Answer, size: tuple[int, int]) -> Answer:
-    """As torchvision moves what is true of a mirrored image; a class stays."""
-    if isinstance(answer, Boxes):
-        true = tv_tensors.BoundingBoxes(answer.boxes, format="XYXY", canvas_size=size[::-1])  # type: ignore[call-overload]
-        return replace(answer, boxes=horizontal_flip(true).numpy())
-    return horizontal_flip(tv_tensors.Mask(answer)).numpy() if answer.ndim == 2 else answer
-
-
 class TestAnswering:
     def test_a_mirrored_answer_is_that_to_the_mirrored_image(self, made: Made) -> None:
         answers = made.answers(right=True)
-        wanted = list(map(flipped, answers, made.sizes))
+        wanted = list(map(FLIPPED[made.task.name], answers, made.sizes))
         found = [
             made.task.answering.mirrored(answer, width)
             for answer, (width, _) in zip(answers, made.sizes, strict=True)

@@ -5,7 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sft_mlflow.data.loading import load_manifest, read_manifest, save_manifest, survey
 from sft_mlflow.errors import DataError
@@ -126,3 +128,34 @@ def test_a_given_split_without_train_is_an_error(folder_of: FolderOf, tmp_path: 
     table.write_text("\n".join(rows))
     with pytest.raises(DataError, match="no image is left on train"):
         load_manifest(str(table), cache=tmp_path)
+
+
+def noise(path: Path, generator: np.random.Generator) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(generator.integers(0, 256, (24, 24, 3), np.uint8)).save(path)
+
+
+def test_a_side_whose_masks_show_no_class_is_an_error(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for side, values in (("train", (0, 1)), ("val", (0, 1)), ("test", (255, 255))):
+        for number in range(4):
+            noise(tmp_path / side / f"{number}.png", generator)
+            mask = np.repeat(np.array(values, np.uint8), 12)[None].repeat(24, axis=0)
+            (tmp_path / f"{side}annot").mkdir(exist_ok=True)
+            Image.fromarray(mask).save(tmp_path / f"{side}annot" / f"{number}.png")
+    with pytest.raises(DataError, match="no image on test shows a class"):
+        load_manifest(str(tmp_path), task="segmentation", cache=tmp_path / "cache")
+
+
+def test_a_side_without_an_object_is_an_error(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    lines = ["path,label,xmin,ymin,xmax,ymax,split"]
+    for side in ("train", "valid", "test"):
+        for number in range(4):
+            noise(tmp_path / side / f"{number}.png", generator)
+            box = ",,,," if side == "valid" else "cat,2,2,20,20"
+            lines.append(f"{side}/{number}.png,{box},{side}")
+    table = tmp_path / "boxes.csv"
+    table.write_text("\n".join(lines))
+    with pytest.raises(DataError, match="no image on valid shows an object"):
+        load_manifest(str(table), task="detection", cache=tmp_path / "cache")

@@ -49,7 +49,7 @@ def make_material(
             image_size=32,
             augmentation="none",
             precision="float32",
-            progress=lambda done, total: None,
+            progress=lambda what, done, total: None,
         )
         return material
 

@@ -15,6 +15,8 @@ from sft_mlflow.tasks.on_canvas import head_width
         pytest.param({8: 40, 16: 112, 32: 320}, 64, id="EfficientNet-Lite0, as EfficientDet-D0"),
         pytest.param({8: 512, 16: 1024, 32: 2048}, 256, id="ResNet-50, as FCOS"),
         pytest.param({4: 96, 8: 192, 16: 384, 32: 768}, 96, id="ConvNeXt-T"),
+        pytest.param({8: 320, 16: 640, 32: 1280}, 160, id="an eighth"),
+        pytest.param({8: 352, 16: 704, 32: 1408}, 192, id="rounded to groups of 32"),
         pytest.param({8: 1024, 16: 2048, 32: 4096}, 256, id="no wider than anyone's"),
     ],
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from sft_mlflow.reuse.store import Store
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.training import probing
 from sft_mlflow.training.head_start import HeadStart
-from sft_mlflow.training.mirroring import mirrored, value_when_mirrored
+from sft_mlflow.training.mirroring import asked, is_harmless, mirrored
 from sft_mlflow.training.prepare import Prepared, prepare
 from sft_mlflow.training.recipe import Augmentation
 from sft_mlflow.training.trial import Material, network_at
@@ -48,14 +50,16 @@ def material_of(data: str, task: TaskName, folder: Path, cache: Path | None = No
     return Material(task, manifest, folder / "study", CPU, {}, store, reuse=True)
 
 
-def prepared(material: Material, size: int, augmentation: Augmentation | None) -> Prepared:
+def prepared(material: Material, size: int, **changes: Any) -> Prepared:
+    """With the augmentation left open."""
+    metric = TASKS[material.task].judging.metrics[0]
     return prepare(
         material,
-        replace(SHARED, metric=TASKS[material.task].judging.metrics[0]),
+        replace(SHARED, metric=metric, **changes),
         image_size=size,
-        augmentation=augmentation,
+        augmentation=None,
         precision="float32",
-        progress=lambda done, total: None,
+        progress=lambda what, done, total: None,
     )
 
 
@@ -78,7 +82,7 @@ def test_images_are_mirrored_only_where_that_keeps_their_class(
     slanted: bool, expected: Augmentation, tmp_path: Path
 ) -> None:
     data = draw_stripes(tmp_path / "stripes", slanted=slanted)
-    found = prepared(material_of(data, "classification", tmp_path), 32, None)
+    found = prepared(material_of(data, "classification", tmp_path), 32)
     assert found.metrics["valid/accuracy"] == 1
     assert found.augmentation == expected
 
@@ -93,8 +97,7 @@ def mirror_file(sample: Sample, folder: Path) -> Sample:
     def turned(path: Path, name: str) -> Path:
         target = folder / f"{name}-{path.name}"
         with Image.open(path) as image:
-            turned = ImageOps.mirror(image)
-            turned.save(target)
+            ImageOps.mirror(image).save(target)
         return target
 
     truth, width = sample.truth, sample.width
@@ -109,9 +112,40 @@ def mirror_file(sample: Sample, folder: Path) -> Sample:
     return replace(sample, path=path, digest=sha256(path), truth=truth)
 
 
-@pytest.mark.parametrize("task", ["detection", "segmentation"])
-def test_files_that_are_mirrored_are_found_again_by_mirroring_them(
+def draw_discs(root: Path) -> str:
+    """Bright discs on dark ground and their masks, the same from either side."""
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64]
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    for number in range(40):
+        centre = generator.integers(16, 48, 2)
+        mask = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < 100
+        pixels = generator.integers(0, 60, (64, 64, 3), np.uint8)
+        pixels[mask] += 150
+        Image.fromarray(pixels).save(root / "images" / f"{number}.png")
+        Image.fromarray(mask.astype(np.uint8)).save(root / "masks" / f"{number}.png")
+    return str(root)
+
+
+def test_pictures_with_masks_are_mirrored_where_it_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "LEAST_STEPS", 30)
+    material = material_of(draw_discs(tmp_path / "discs"), "segmentation", tmp_path)
+    found = prepared(material, 64)
+    assert found.metrics["valid/miou"] > 0.7
+    assert found.augmentation == "natural"
+    # Nobody is there to ask.
+    assert prepared(material, 64, head_start="random").augmentation == "light"
+
+
+@pytest.mark.parametrize(
+    ("task", "least"), [pytest.param("detection", 0.05), pytest.param("segmentation", 0.1)]
+)
+def test_answers_to_mirrored_files_are_those_to_the_files_mirrored(
     task: TaskName,
+    least: float,
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
@@ -121,16 +155,37 @@ def test_files_that_are_mirrored_are_found_again_by_mirroring_them(
     sides = whole.manifest.side("train")[:24], whole.manifest.side("valid")[:8]
     material = replace(whole, manifest=replace(whole.manifest, samples=sides[0] + sides[1]))
     metric = TASKS[task].judging.metrics[0]
-    value = prepared(material, 96, "none").metrics[f"valid/{metric}"]
-    assert value > 0
+    found = prepared(material, 96)
+    assert found.metrics[f"valid/{metric}"] > least
+
     turned = tuple(mirror_file(sample, tmp_path) for sample in sides[1])
-    head = HeadStart.load(material.probe_path(SHARED.source, 96))
     source = material.source(SHARED.source)
     network, preprocessing = network_at(material, source, 96)
+    HeadStart.load(material.probe_path(SHARED.source, 96)).copy_into(network.head)
     road = Road(network, source.weights_sha256, preprocessing, FLOAT32, CPU)
     of_turned = replace(material, manifest=replace(material.manifest, samples=sides[0] + turned))
-    assert value_when_mirrored(of_turned, road, head, metric) == pytest.approx(value, abs=1e-3)
-    assert value_when_mirrored(material, road, head, metric) < 0.99 * value
+
+    def values(one: Material) -> tuple[float, float] | None:
+        side = one.manifest.side("valid")
+        return asked(one, road, side, metric, lambda done, total: None, None)
+
+    plain, there = values(material) or (0, 0)
+    assert values(of_turned) == pytest.approx((there, plain), rel=0.01)
+    assert plain == pytest.approx(found.metrics[f"valid/{metric}"])
+    # A digit in the mirror is another one, or none.
+    assert there < plain
+
+
+def test_a_budget_that_is_used_up_answers_no(tmp_path: Path) -> None:
+    data = draw_stripes(tmp_path / "stripes", slanted=False)
+    material = material_of(data, "classification", tmp_path)
+    source = material.source(SHARED.source)
+    network, preprocessing = network_at(material, source, 32)
+    road = Road(network, source.weights_sha256, preprocessing, FLOAT32, CPU)
+    told: list[int] = []
+    late = time.monotonic() - 1
+    assert not is_harmless(material, road, "accuracy", lambda done, total: told.append(done), late)
+    assert told == []
 
 
 def test_a_picture_is_mirrored_where_it_lies_on_its_canvas() -> None:

@@ -12,10 +12,11 @@ import torch
 from sft_mlflow.data.loading import load_manifest
 from sft_mlflow.data.manifest import Manifest, Sample
 from sft_mlflow.reuse.store import Store
-from sft_mlflow.training import probing
+from sft_mlflow.training import mirroring, probing
 from sft_mlflow.training.events import EpochEnded
 from sft_mlflow.training.head_start import HeadStart
 from sft_mlflow.training.prepare import prepare
+from sft_mlflow.training.recipe import Augmentation
 from sft_mlflow.training.trial import Material, run_trial
 from tests.recipes import RECIPE
 
@@ -35,15 +36,19 @@ def material(tmp_path: Path) -> Material:
     return Material("segmentation", manifest, folder, cpu, {}, store, reuse=True)
 
 
-def prepared(material: Material, deadline: float | None = None) -> list[tuple[int, int]]:
+def prepared(
+    material: Material,
+    deadline: float | None = None,
+    augmentation: Augmentation | None = "none",
+) -> list[tuple[int, int]]:
     told: list[tuple[int, int]] = []
     prepare(
         material,
-        SHARED,
+        replace(SHARED, epochs=4),
         image_size=64,
-        augmentation="none",
+        augmentation=augmentation,
         precision="float32",
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda what, done, total: told.append((done, total)),
         deadline=deadline,
     )
     return told
@@ -70,7 +75,7 @@ def test_a_head_with_batchnorm_has_a_probe_from_batches_of_one(
         image_size=64,
         augmentation="none",
         precision="float32",
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda what, done, total: told.append((done, total)),
     )
     # Four images are four steps.
     assert told[:2] == [(0, 1), (1, 1)]
@@ -98,6 +103,23 @@ def test_trials_start_with_it_and_from_its_figures(
     assert first.value == epochs[0].value
     # Only the head is left of its training.
     assert not material.probe_path(SHARED.source, 64).with_suffix("").exists()
+
+
+def test_a_kill_before_all_is_settled_does_not_cost_its_steps(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*args: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(probing, "LEAST_STEPS", 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(mirroring, "is_harmless", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepared(material, augmentation=None)
+    steps = list[object]()
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *args: steps.append(args))
+    prepared(material)
+    assert steps == []
 
 
 def test_a_deadline_stops_it_and_leaves_a_head(material: Material) -> None:

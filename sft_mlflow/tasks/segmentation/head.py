@@ -11,6 +11,8 @@ from torchvision.ops import FeaturePyramidNetwork
 
 # Of the maps that are read.
 STRIDES = (4, 8, 16, 32)
+# Of the branch that merges its maps, at most: it works at the finest stride.
+MOST_WIDTH = 128
 _NORM_GROUPS = 16
 
 
@@ -26,20 +28,21 @@ class SemanticFpn(nn.Module):
     def __init__(self, channels: Mapping[int, int], classes: int, width: int) -> None:
         """channels: of the maps that the head will be given, by their strides in rising order.
 
-        width: channels of the pyramid, a multiple of 16.
+        width: channels of the pyramid, a multiple of 32.
         """
         super().__init__()
         self.pyramid = FeaturePyramidNetwork(list(channels.values()), width)
+        branch = min(width, MOST_WIDTH)
         # Group and not batch norm: statistics of the few images of a batch are no help.
         self.levels = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(width, width, 3, padding=1, bias=False),
-                nn.GroupNorm(_NORM_GROUPS, width),
+                nn.Conv2d(width, branch, 3, padding=1, bias=False),
+                nn.GroupNorm(_NORM_GROUPS, branch),
                 nn.ReLU(inplace=True),
             )
             for _ in channels
         )
-        self.answer = nn.Conv2d(width, classes, 1)
+        self.answer = nn.Conv2d(branch, classes, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Logits (B, classes, H, W) at the finest of the strides; maps: the finest first."""

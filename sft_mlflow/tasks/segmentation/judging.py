@@ -82,7 +82,8 @@ class MaskJudging:
         """The class of most pixels everywhere."""
         counts = true_pixels(samples, frame.classes, frame.mask_values)
         share = float(counts.max() / max(1, counts.sum()))
-        value = share if metric == "pixel_accuracy" else share / int(np.count_nonzero(counts))
+        classes = max(1, int(np.count_nonzero(counts)))
+        value = share if metric == "pixel_accuracy" else share / classes
         return value, f"{frame.classes[int(counts.argmax())]!r} everywhere"
 
     def confusion(self, evidence: Counts, samples: Sequence[Sample], frame: Frame) -> Confusion:
