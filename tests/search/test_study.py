@@ -113,12 +113,12 @@ def test_the_budget_ends_a_trial_within_an_epoch_and_keeps_its_best(
     make_material: Callable[[], Material], tmp_path: Path
 ) -> None:
     space = Space({SOURCE: (1,)}, (), lr_min=1e-4, lr_max=1e-3)
-    study = opened(tmp_path)
+    study, material = opened(tmp_path), make_material()
     studies.enqueue_first(study, space)
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 4
     seen = []
     for event in studies.run_study(
-        study, space, {SOURCE: replace(RECIPE, epochs=50)}, make_material(), Limits(9, deadline), 1
+        study, space, {SOURCE: replace(RECIPE, epochs=50)}, material, Limits(9, deadline), 1
     ):
         seen.append(event)
         if isinstance(event, TrialStarted):
