@@ -58,7 +58,7 @@ class _Words:
         epochs = "one epoch" if event.epochs == 1 else f"up to {event.epochs} epochs"
         if event.trials is None:
             return f"Trials of {epochs} until the budget ends"
-        return f"{event.trials} trials of {epochs}"
+        return f"{event.trials} {'trial' if event.trials == 1 else 'trials'} of {epochs}"
 
     def started(self, event: TrialStarted) -> str:
         recipe = event.recipe
@@ -66,7 +66,7 @@ class _Words:
         what = "probe" if recipe.is_probe else f"depth {recipe.depth}"
         rate = "" if recipe.lr is None else f", lr {recipe.lr:.2g}"
         others = "".join(f", {n.replace('_', ' ')} {v}" for n, v in event.others.items())
-        again = f", attempt {event.attempt}" if event.attempt > 1 else ""
+        again = "" if event.continues is None else f", goes on with trial {event.continues}"
         return f"trial {event.number}: {what}{rate}{others}{again}"
 
     def road(self, number: int, event: RoadTravelled) -> str:

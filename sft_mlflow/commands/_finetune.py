@@ -65,14 +65,17 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
     begun = time.monotonic()
     quieten_mlflow()
     leave_waiting_to_the_outbox()
+    # What can be refused is looked at before anything is begun: the cheapest first.
+    task = task_for(options.data, None if options.task == "auto" else options.task)
+    settling.refuse_unfit(options, task)
     client = connection.connect()
     device = pick_device(options.device)
     name = options.study or f"{short_name(options.data)}-{datetime.now():%Y%m%d-%H%M%S}"
     options = options.model_copy(update={"study": name})
     folder = home() / "studies" / name
     command = command_line("finetune", options)
+    options = options.model_copy(update={"task": task})
     observer(Notice(f"Study {name}"))
-    # What can be refused is looked at before anything is begun: the cheapest first.
     fetched = {
         uri: fetch.fetch(client, uri, into=home() / "models").folder
         for uri in options.source
@@ -82,9 +85,6 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
         f"weights of {uri}": source_of(uri, fetched.get(uri)).weights_sha256
         for uri in options.source
     }
-    task = task_for(options.data, None if options.task == "auto" else options.task)
-    options = options.model_copy(update={"task": task})
-    settling.refuse_unfit(options, task)
     ladders = {
         uri: _ladder(options, task, source_of(uri, fetched.get(uri))) for uri in options.source
     }

@@ -71,6 +71,7 @@ def close_study(
         model_id=delivered.get(messages.model_id_key(key)),
         notes=(
             *warnings,
+            *(one for found in ended.settled.prepared.values() for one in found.remarks),
             *(f"the tracking server refused {what}" for what in outbox.refused),
         ),
         seconds=time.monotonic() - ended.begun,

@@ -247,4 +247,6 @@ def _prepared(
             + ("" if probed is None else f"; probe: {objective} {probed:.4f}")
         )
     )
+    for remark in found.remarks:
+        observer(Notice(f"  {remark}"))
     return found

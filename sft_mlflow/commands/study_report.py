@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from sft_mlflow import __version__
 from sft_mlflow.commands.settling import Settled
-from sft_mlflow.commands.surroundings import command_line
+from sft_mlflow.commands.surroundings import command_line, option_words
 from sft_mlflow.data.loading import Loaded
 from sft_mlflow.data.manifest import SPLITS, Manifest
 from sft_mlflow.data.truth import TaskName
 from sft_mlflow.options import FinetuneOptions, PromoteOptions, ScoreOptions, parse
 from sft_mlflow.report import wording
 from sft_mlflow.report.tables import DataTable, NextStep, StudyReport, TrialRow
+from sft_mlflow.scoring.exports import FOLDERS
 from sft_mlflow.search.study import Row
 from sft_mlflow.sources import model_folder
 from sft_mlflow.tasks import TASKS
@@ -175,8 +176,11 @@ def _next_steps(page: str, task: TaskName, outcome: Outcome) -> tuple[NextStep, 
     promoted = f"models:/{outcome.model_name}@champion"
     promote = parse(PromoteOptions, {"model_name": outcome.model_name, "model": model})
     score = parse(ScoreOptions, {"model": promoted, "input": "FOLDER", "output": "scores.parquet"})
-    others = ", ".join(TASKS[task].answering.exports)
-    besides = f" (other forms than rows: {others})" if others else ""
+    places = {
+        name: "FOLDER" if name in FOLDERS else "FILE" for name in TASKS[task].answering.exports
+    }
+    others = " and ".join(option_words(name, place) for name, place in places.items())
+    besides = f" (other forms besides: {others})" if others else ""
     return (
         see,
         NextStep("Promote it to champion", command_line("promote", promote)),

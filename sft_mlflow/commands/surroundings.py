@@ -56,6 +56,11 @@ def command_line(command: str, options: Options) -> str:
     return shlex.join(["sft-mlflow", command, *words])
 
 
+def option_words(name: str, value: str) -> str:
+    """How that option is given here."""
+    return f"-P {name}={value}" if under_mlflow_run() else f"{flag(name)} {value}"
+
+
 def short_name(data: str) -> str:
     """The data's name as part of other names. Raises DataError where nothing is left of it."""
     stem = Path(data).stem if "/" in data or "\\" in data else data

@@ -88,10 +88,13 @@ def tally(trials: Sequence[TrialRow]) -> str:
 
 
 def gain_over_probe(report: StudyReport) -> str | None:
-    """What the best trial gained over the probe of the same source, where one was tried."""
+    """What the best trial gained over the probe of its source, or that the probe was the best."""
     best = report.best_trial
-    if best is None or best.value is None or best.depth == 0:
+    if best is None or best.value is None:
         return None
+    if best.depth == 0:
+        others = any(trial.depth and trial.state == "COMPLETE" for trial in report.trials)
+        return "no less than any deeper trial reached" if others else None
     probe = best_probe(report.trials, best.source)
     if probe is None or probe.value is None:
         return None

@@ -21,7 +21,7 @@ class TrialStarted:
     """A trial begins.
 
     others: what its recipe has of the further fields that are searched; attempt: 1, or more where a
-    crash interrupted it before.
+    crash interrupted it before, as the trial of the number `continues`.
     """
 
     number: int
@@ -29,6 +29,7 @@ class TrialStarted:
     others: Mapping[str, int]
     folder: Path
     attempt: int
+    continues: int | None = None
 
 
 @dataclass(frozen=True)

@@ -261,9 +261,8 @@ def _begin(
     recipe = replace(shared, depth=plan.depth, lr=plan.lr, **dict[str, Any](plan.others))
     trial.set_user_attr(_PLAN, asdict(plan))
     trial.set_user_attr(_FOLDER, str(folder))
-    started = TrialStarted(
-        trial.number, recipe, plan.others, folder, trial.user_attrs.get(_ATTEMPT, 1)
-    )
+    attempt, continues = trial.user_attrs.get(_ATTEMPT, 1), trial.user_attrs.get(_RETRIED)
+    started = TrialStarted(trial.number, recipe, plan.others, folder, attempt, continues)
     lane.start(recipe, folder)
     return _Running(trial, started, lane, time.monotonic())
 

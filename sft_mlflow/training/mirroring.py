@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,9 +29,16 @@ MOST_IMAGES = 500
 Progress = Callable[[int, int], None]
 
 
-def is_harmless(
+class Verdict(NamedTuple):
+    """Whether images may be mirrored, and why."""
+
+    is_harmless: bool
+    because: str
+
+
+def judge(
     material: Material, road: Road, metric: str, progress: Progress, deadline: float | None
-) -> bool:
+) -> Verdict:
     """Whether the probe is about as good on mirrored images, as it is not on digits or letters.
 
     road: its network has the probe's head; deadline: when to give up, which is a no, on the clock
@@ -39,11 +47,13 @@ def is_harmless(
     samples = _chosen(material.manifest.side("valid"))
     found = asked(material, road, samples, metric, progress, deadline)
     if found is None:
-        return False
+        return Verdict(False, "no time was left to ask the probe about mirrored images")
     plain, there = found
     frame = material.frame(road.preprocessing)
     probe = compared(TASKS[material.task].judging, metric, plain, samples, frame)
-    return probe.knows and plain - there <= MIRROR_LOSS * (plain - probe.naive)
+    harmless = probe.knows and plain - there <= MIRROR_LOSS * (plain - probe.naive)
+    because = f"the probe has {metric} {there:.4f} on mirrored images, {plain:.4f} as they are"
+    return Verdict(harmless, because)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,7 +30,7 @@ class Prepared:
     """Of one source: what was settled by looking.
 
     metrics: of its probe on validation, empty where there was none to fit; seconds_an_image: from
-    the file to the answer, for budgets.
+    the file to the answer, for budgets; remarks: what is to be known of the probe, in words.
     """
 
     uri: str
@@ -40,6 +40,7 @@ class Prepared:
     precision: Precision
     metrics: Mapping[str, float]
     seconds_an_image: float
+    remarks: Sequence[str] = ()
 
 
 def prepare(
@@ -83,7 +84,10 @@ def prepare(
         Arithmetic("float32", material.device.type),
         material.device,
     )
+    measuring = partial(progress, "Measuring what images and steps take")
+    measuring(0, 3)
     prices = material.prices(road, material.manifest.side("train"), AS_THEY_ARE)
+    measuring(1, 3)
     if precision is None:
         network.freeze(network.full_depth)
         height, width, _ = preprocessing.pixels.shape
@@ -93,12 +97,14 @@ def prepare(
         # Nothing of it trains while features are computed.
         network.freeze(0)
         network.model.eval()
+    measuring(2, 3)
     linear = TASKS[material.task].learning.is_linear
     # Before the head has learnt to find little in a blank image.
     seconds_an_image = prices.decode + prices.forward(0, network.full_depth)
     seconds_an_image += 0.0 if linear else _head_seconds(material, network, preprocessing)
+    measuring(3, 3)
     asks_mirror = augmentation is None and recipe.epochs > FEW_EPOCHS
-    probed, may_mirror = None, False
+    probed, may_mirror, remarks = None, False, []
     if linear and (asks_mirror or recipe.head_start == "probe"):
         told = partial(progress, "Fitting the probe, images")
         probed = computed(material, road, recipe.class_weights, recipe.metric, told)
@@ -109,10 +115,13 @@ def prepare(
     if probed is not None:
         path = material.probe_path(recipe.source, preprocessing.size)
         probed.head.save(path)
+        if probed.remark is not None:
+            remarks.append(probed.remark)
         if asks_mirror:
             probed.head.copy_into(network.head)
             told = partial(progress, "Mirroring images")
-            may_mirror = mirroring.is_harmless(material, road, recipe.metric, told, deadline)
+            may_mirror, because = mirroring.judge(material, road, recipe.metric, told, deadline)
+            remarks.append(because)
         # Where it was trained. Until here a killed study goes on from there.
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
     return Prepared(
@@ -123,6 +132,7 @@ def prepare(
         precision=precision,
         metrics={} if probed is None else {f"valid/{k}": v for k, v in probed.metrics.items()},
         seconds_an_image=seconds_an_image,
+        remarks=remarks,
     )
 
 

@@ -37,10 +37,14 @@ LEAST_STEPS = 300
 
 @dataclass(frozen=True)
 class Probed:
-    """What trials of the source start with, and its figures on validation."""
+    """What trials of the source start with, and its figures on validation.
+
+    remark: what is to be known of how it came about, if anything.
+    """
 
     head: HeadStart
     metrics: Mapping[str, float]
+    remark: str | None = None
 
 
 def trained(
@@ -71,13 +75,15 @@ def trained(
     )
     folder = material.probe_path(recipe.source, recipe.image_size).with_suffix("")
     best: EpochEnded | None = None
+    done = 0
     events, stop = run_trial(material, alone, folder), None
     with suppress(StopIteration):
         while True:
             event = events.send(stop)
             stop = deadline is not None and time.monotonic() > deadline
             if isinstance(event, EpochEnded):
-                progress(event.epoch, epochs)
+                done = event.epoch
+                progress(done, epochs)
                 best = event if best is None or event.value > best.value else best
     progress(epochs, epochs)
     assert best is not None
@@ -86,7 +92,8 @@ def trained(
     tensors = {k.removeprefix(before): v for k, v in weights.items() if k.startswith(before)}
     found = HeadStart(tensors, np.load(folder / EVIDENCE))
     metrics = {k.removeprefix("valid/"): v for k, v in best.metrics.items() if "valid/" in k}
-    return Probed(found, metrics)
+    remark = f"the budget stopped the probe after {done} of {epochs} epochs"
+    return Probed(found, metrics, remark if done < epochs else None)
 
 
 def computed(

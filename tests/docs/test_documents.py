@@ -154,8 +154,8 @@ def test_composed_scenes_are_learnt_by_the_commands_for_them(
     found = re.search(rf"{metric} (0\.\d+)", printed)
     assert found is not None
     assert float(found[1]) > least
-    others = "coco, masks" if "IoU" in metric else "coco"
-    assert f"(other forms than rows: {others})" in printed
+    others = "-P coco=FILE" + (" and -P masks=FOLDER" if "IoU" in metric else "")
+    assert f"(other forms besides: {others})" in printed
     (after,) = of_kind("sh scenes")
     name = "masks" if "IoU" in metric else "boxes"
     (scoring,) = [line for line in after.text.splitlines() if f"--output {name}.parquet" in line]

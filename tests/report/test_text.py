@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sft_mlflow.report import wording
@@ -14,6 +16,14 @@ def test_the_summary_says_what_was_found_and_ends_with_the_commands() -> None:
     assert "Test accuracy 0.9812 (95 % interval 0.9701 to 0.9903) on 20 images" in lines
     assert "Validation accuracy 0.9634, +0.0622 over the probe (0.9012)" in lines
     assert lines[-2:] == ["Promote it:", "  sft-mlflow promote --model-name pets"]
+
+
+def test_a_probe_that_nothing_improved_on_is_said_to_be_one() -> None:
+    trials = (replace(trial(0, 0.97), depth=0, lr=None), trial(1, 0.93))
+    lines = summary_lines(study(trials=trials, best=0))
+    assert "Validation accuracy 0.9700, no less than any deeper trial reached" in lines
+    alone = summary_lines(study(trials=trials[:1], best=0))
+    assert "Validation accuracy 0.9700" in alone
 
 
 def test_the_summary_of_failures_gives_their_reasons() -> None:

@@ -24,7 +24,7 @@ from sft_mlflow.reuse.store import Store
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.training import probing
 from sft_mlflow.training.head_start import HeadStart
-from sft_mlflow.training.mirroring import asked, is_harmless, mirrored
+from sft_mlflow.training.mirroring import asked, judge, mirrored
 from sft_mlflow.training.prepare import Prepared, prepare
 from sft_mlflow.training.recipe import Augmentation
 from sft_mlflow.training.trial import Material, network_at
@@ -184,7 +184,9 @@ def test_a_budget_that_is_used_up_answers_no(tmp_path: Path) -> None:
     road = Road(network, source.weights_sha256, preprocessing, FLOAT32, CPU)
     told: list[int] = []
     late = time.monotonic() - 1
-    assert not is_harmless(material, road, "accuracy", lambda done, total: told.append(done), late)
+    verdict = judge(material, road, "accuracy", lambda done, total: told.append(done), late)
+    assert not verdict.is_harmless
+    assert "no time" in verdict.because
     assert told == []
 
 

@@ -15,7 +15,7 @@ from sft_mlflow.reuse.store import Store
 from sft_mlflow.training import mirroring, probing
 from sft_mlflow.training.events import EpochEnded
 from sft_mlflow.training.head_start import HeadStart
-from sft_mlflow.training.prepare import prepare
+from sft_mlflow.training.prepare import Prepared, prepare
 from sft_mlflow.training.recipe import Augmentation
 from sft_mlflow.training.trial import Material, run_trial
 from tests.recipes import RECIPE
@@ -40,18 +40,24 @@ def prepared(
     material: Material,
     deadline: float | None = None,
     augmentation: Augmentation | None = "none",
-) -> list[tuple[int, int]]:
+) -> tuple[list[tuple[int, int]], Prepared]:
+    """The epochs that it told of, and what came out."""
     told: list[tuple[int, int]] = []
-    prepare(
+
+    def tell(what: str, done: int, total: int) -> None:
+        if "probe" in what:
+            told.append((done, total))
+
+    found = prepare(
         material,
         replace(SHARED, epochs=4),
         image_size=64,
         augmentation=augmentation,
         precision="float32",
-        progress=lambda what, done, total: told.append((done, total)),
+        progress=tell,
         deadline=deadline,
     )
-    return told
+    return told, found
 
 
 def test_it_takes_its_steps_however_few_epochs_a_trial_has(
@@ -59,7 +65,7 @@ def test_it_takes_its_steps_however_few_epochs_a_trial_has(
 ) -> None:
     monkeypatch.setattr(probing, "LEAST_STEPS", 12)
     # Two batches an epoch, so six epochs, though a trial has one and patience for one.
-    assert prepared(material)[-2:] == [(6, 6), (6, 6)]
+    assert prepared(material)[0][-2:] == [(6, 6), (6, 6)]
 
 
 def test_a_head_with_batchnorm_has_a_probe_from_batches_of_one(
@@ -75,7 +81,7 @@ def test_a_head_with_batchnorm_has_a_probe_from_batches_of_one(
         image_size=64,
         augmentation="none",
         precision="float32",
-        progress=lambda what, done, total: told.append((done, total)),
+        progress=lambda what, done, total: told.append((done, total)) if "probe" in what else None,
     )
     # Four images are four steps.
     assert told[:2] == [(0, 1), (1, 1)]
@@ -108,12 +114,12 @@ def test_trials_start_with_it_and_from_its_figures(
 def test_a_kill_before_all_is_settled_does_not_cost_its_steps(
     material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*args: object) -> bool:
+    def killed(*args: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(probing, "LEAST_STEPS", 8)
     with monkeypatch.context() as patch:
-        patch.setattr(mirroring, "is_harmless", killed)
+        patch.setattr(mirroring, "judge", killed)
         with pytest.raises(KeyboardInterrupt):
             prepared(material, augmentation=None)
     steps = list[object]()
@@ -123,6 +129,7 @@ def test_a_kill_before_all_is_settled_does_not_cost_its_steps(
 
 
 def test_a_deadline_stops_it_and_leaves_a_head(material: Material) -> None:
-    told = prepared(material, deadline=time.monotonic() - 1)
+    told, found = prepared(material, deadline=time.monotonic() - 1)
     assert {done for done, total in told[:-1] if done < total} <= {0, 1}
     assert HeadStart.load(material.probe_path(SHARED.source, 64)).tensors
+    assert found.remarks == ["the budget stopped the probe after 0 of 150 epochs"]
