@@ -54,7 +54,7 @@ def made_ready(
         image_size=image_size,
         augmentation=None,
         precision=None,
-        progress=lambda done, total: None,
+        progress=lambda what, done, total: None,
     )
     return material, prepared
 

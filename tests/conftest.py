@@ -13,6 +13,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
@@ -63,7 +64,9 @@ class Server:
     def stop(self) -> None:
         """End it at once, as a crash would."""
         if self.process is not None:
-            os.killpg(self.process.pid, 9)
+            # It may have ended by itself.
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, 9)
             self.process.wait()
             self.process = None
 

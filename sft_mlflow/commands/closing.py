@@ -22,6 +22,7 @@ from sft_mlflow.tasks.figures import TestFigures
 from sft_mlflow.tracking import fetch, messages, promotion, runs
 from sft_mlflow.tracking.mirror import key_of, model_tags
 from sft_mlflow.tracking.outbox import Outbox, now
+from sft_mlflow.training.prepare import Prepared
 from sft_mlflow.training.trial import MODEL
 from sft_mlflow.whole_file import whole_file
 
@@ -71,7 +72,7 @@ def close_study(
         model_id=delivered.get(messages.model_id_key(key)),
         notes=(
             *warnings,
-            *(one for found in ended.settled.prepared.values() for one in found.remarks),
+            *remarks(ended.settled.prepared),
             *(f"the tracking server refused {what}" for what in outbox.refused),
         ),
         seconds=time.monotonic() - ended.begun,
@@ -92,6 +93,15 @@ def close_study(
     return Finetuned(
         study, parent.run_id, model_name, outcome.version, outcome.model_id, report, summary
     )
+
+
+def remarks(prepared: Mapping[str, Prepared]) -> list[str]:
+    """What was remarked about the probe of each source, with its name where there are several."""
+    return [
+        f"{uri}: {remark}" if len(prepared) > 1 else remark
+        for uri, found in prepared.items()
+        for remark in found.remarks
+    ]
 
 
 def best_of(rows: tuple[Row, ...]) -> Row | None:

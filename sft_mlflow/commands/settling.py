@@ -26,7 +26,7 @@ DEFAULT_TRIALS = 12
 LEAST_PATIENCE = 4
 # Share of a trial's steps over which its weights are averaged.
 AVERAGING = 0.1
-# Of a budget, that probes which are trained may take.
+# Of a budget, that probes which are trained may take, with what they are asked.
 PROBES_SHARE = 1 / 3
 # 100 draws of the test images for the intervals of average precision take 0.06 s an image.
 JUDGING_SECONDS = 0.1

@@ -88,7 +88,7 @@ def tally(trials: Sequence[TrialRow]) -> str:
 
 
 def gain_over_probe(report: StudyReport) -> str | None:
-    """What the best trial gained over the probe of its source, or that the probe was the best."""
+    """What the best trial gained over the probe of its source, or that the head alone is best."""
     best = report.best_trial
     if best is None or best.value is None:
         return None

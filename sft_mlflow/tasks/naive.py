@@ -8,8 +8,8 @@ from typing import NamedTuple
 from sft_mlflow.data.manifest import Sample
 from sft_mlflow.tasks.base import Frame, Judging
 
-# Of figures that are the same on paper.
-_TOLERANCE = 1e-9
+# Figures that differ by less are the same on paper.
+TOLERANCE = 1e-9
 
 
 class Compared(NamedTuple):
@@ -22,7 +22,7 @@ class Compared(NamedTuple):
     @property
     def knows(self) -> bool:
         """Whether the model knows anything."""
-        return self.found > self.naive + _TOLERANCE
+        return self.found > self.naive + TOLERANCE
 
 
 def compared(

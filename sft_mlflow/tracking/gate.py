@@ -13,7 +13,7 @@ from sft_mlflow.data.manifest import Sample
 from sft_mlflow.data.truth import classes_in
 from sft_mlflow.tasks.base import Evidence, Frame, Judging
 from sft_mlflow.tasks.bootstrap import resampled
-from sft_mlflow.tasks.naive import compared
+from sft_mlflow.tasks.naive import TOLERANCE, compared
 
 # The usual level; at it, one challenger in twenty that is just as good is refused by chance.
 SIGNIFICANCE = 0.05
@@ -21,8 +21,6 @@ SIGNIFICANCE = 0.05
 FEW_IMAGES = 5
 # Of the paired bootstrap: enough to tell 0.05.
 RESAMPLES = 200
-# Figures are ratios of counts: two that differ by less than this are the same.
-_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,8 +234,8 @@ def _bootstrap(
         drawn = [samples[row] for row in rows]
         gains.append(figure(challenger, rows, drawn) - figure(champion, rows, drawn))
     # The sample itself is one of those that could have been drawn.
-    no_better = (1 + sum(gain <= _TOLERANCE for gain in gains)) / (1 + RESAMPLES)
-    no_worse = (1 + sum(gain >= -_TOLERANCE for gain in gains)) / (1 + RESAMPLES)
+    no_better = (1 + sum(gain <= TOLERANCE for gain in gains)) / (1 + RESAMPLES)
+    no_worse = (1 + sum(gain >= -TOLERANCE for gain in gains)) / (1 + RESAMPLES)
     return no_better, no_worse
 
 
@@ -262,7 +260,7 @@ def _minimum(
     found = figures.values[metric]
     if gate.minimum is not None:
         message = f"{metric} {found:.4f}, at least {gate.minimum:.4f} asked"
-        return Condition("minimum", found >= gate.minimum - _TOLERANCE, message)
+        return Condition("minimum", found >= gate.minimum - TOLERANCE, message)
     beside = compared(judging, metric, found, samples, frame)
     message = f"{metric} {found:.4f}, more than {beside.naive:.4f} asked, which {beside.who} gets"
     return Condition("minimum", beside.knows, message)
@@ -285,7 +283,7 @@ def _relative(gate: Gate, metric: str, comparison: Comparison) -> list[Condition
     conditions = [
         Condition(
             "improvement",
-            gain >= gate.min_improvement - _TOLERANCE,
+            gain >= gate.min_improvement - TOLERANCE,
             f"{metric} {after:.4f} against {before:.4f}: {gain:+.4f}, at least "
             f"{gate.min_improvement:+.4f} asked",
         ),
@@ -322,7 +320,7 @@ def _no_class_drops(gate: Gate, comparison: Comparison) -> Condition:
     dropped = [
         change
         for change in comparison.classes
-        if change.drop > gate.max_class_drop + _TOLERANCE
+        if change.drop > gate.max_class_drop + TOLERANCE
         and (change.lost > 1 if change.lost is not None else change.images >= FEW_IMAGES)
     ]
     if not comparison.classes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,15 +18,13 @@ from sft_mlflow.sources.folding import folded
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.tasks.base import Answer
 from sft_mlflow.tasks.naive import compared
+from sft_mlflow.training.probing import Progress
 from sft_mlflow.training.trial import Material
 
 # Mirroring is harmless where it costs the probe no more of what it knows than this part.
 MIRROR_LOSS = 0.04
 # So many images tell, and wait for no cut-off.
 MOST_IMAGES = 500
-
-# Called with (done, in all).
-Progress = Callable[[int, int], None]
 
 
 class Verdict(NamedTuple):
@@ -47,13 +45,16 @@ def judge(
     samples = _chosen(material.manifest.side("valid"))
     found = asked(material, road, samples, metric, progress, deadline)
     if found is None:
-        return Verdict(False, "no time was left to ask the probe about mirrored images")
+        return Verdict(False, "training images are not mirrored: no time was left for the probe")
     plain, there = found
     frame = material.frame(road.preprocessing)
     probe = compared(TASKS[material.task].judging, metric, plain, samples, frame)
     harmless = probe.knows and plain - there <= MIRROR_LOSS * (plain - probe.naive)
-    because = f"the probe has {metric} {there:.4f} on mirrored images, {plain:.4f} as they are"
-    return Verdict(harmless, because)
+    figures = f"{metric} {plain:.4f}, mirrored {there:.4f}, on {len(samples)} validation images"
+    if not probe.knows:
+        return Verdict(False, "training images are not mirrored: the probe knows too little")
+    done = "are mirrored" if harmless else "are not mirrored"
+    return Verdict(harmless, f"training images {done}: the probe has {figures}")
 
 
 @torch.no_grad()
@@ -76,10 +77,12 @@ def asked(
         outputs = whole(normalised(pixels))
         return task.answering.answers(road.network.head, outputs, sizes, frame)
 
+    # So that there is something to join where no image has an answer.
     as_they_are = [task.judging.evidence([], [], frame, 0)]
     of_mirrored = [*as_they_are]
     for start in range(0, len(samples), together):
         if deadline is not None and time.monotonic() > deadline:
+            progress(len(samples), len(samples))
             return None
         some = samples[start : start + together]
         sizes = [(sample.width, sample.height) for sample in some]
@@ -90,6 +93,8 @@ def asked(
         back = [task.answering.mirrored(answer, width) for answer, (width, _) in pairs]
         of_mirrored.append(task.judging.evidence(back, some, frame, start))
         progress(start + len(some), len(samples))
+    # Trials read the same pixels.
+    chain.flush()
     plain, there = (
         task.judging.evaluate(np.concatenate(evidence), samples, frame)[metric]
         for evidence in (as_they_are, of_mirrored)

@@ -21,6 +21,8 @@ from sft_mlflow.training.probing import computed, trained
 from sft_mlflow.training.recipe import Augmentation, Precision, Recipe
 from sft_mlflow.training.trial import Material, network_at
 
+# Of the time that the probe has, what is left for questions to it.
+QUESTIONS_SHARE = 0.2
 # Seen this often, the images themselves are new enough, and changing them only slows learning.
 FEW_EPOCHS = 3
 
@@ -58,10 +60,11 @@ def prepare(
     recipe: what trials of that source share; its own size, augmentation and precision do not
     count. The probe is kept in the material's folder where trials start from it; else it is fitted
     only if the augmentation depends on it. progress: called with what is done, how much of it, and
-    how much there is; deadline: when a probe that is trained has to stop, on the clock of
-    `time.monotonic`. Raises OptionsError where the source does not take images of that
-    size.
+    how much there is; deadline: when a probe that is trained, and the question that it is asked
+    about mirrored images, have to end, on the clock of `time.monotonic`. Raises OptionsError where
+    the source does not take images of that size.
     """
+    begun = time.monotonic()
     source = material.source(recipe.source)
     network, preprocessing = network_at(material, source, image_size)
     if not _accepts(network, preprocessing, material.device):
@@ -111,7 +114,8 @@ def prepare(
     elif recipe.head_start == "probe":
         settled = replace(recipe, image_size=preprocessing.size, precision=precision)
         told = partial(progress, "Fitting the probe, epochs")
-        probed = trained(material, settled, network.head_path, told, deadline)
+        until = None if deadline is None else deadline - QUESTIONS_SHARE * (deadline - begun)
+        probed = trained(material, settled, network.head_path, told, until)
     if probed is not None:
         path = material.probe_path(recipe.source, preprocessing.size)
         probed.head.save(path)
@@ -120,7 +124,9 @@ def prepare(
         if asks_mirror:
             probed.head.copy_into(network.head)
             told = partial(progress, "Mirroring images")
-            may_mirror, because = mirroring.judge(material, road, recipe.metric, told, deadline)
+            # Beside the features of a linear probe the question is cheap.
+            until = None if linear else deadline
+            may_mirror, because = mirroring.judge(material, road, recipe.metric, told, until)
             remarks.append(because)
         # Where it was trained. Until here a killed study goes on from there.
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)

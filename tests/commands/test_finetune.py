@@ -206,6 +206,15 @@ def test_a_refused_command_leaves_the_tracking_store_as_it_was(
     assert not (finished_study.run.home / "studies" / "new").exists()
 
 
+def test_what_the_data_or_the_task_refuse_needs_no_server(finished_study: FinishedStudy) -> None:
+    nobody = "http://127.0.0.1:9"
+    said = finished_study.run("finetune", "--data", "fieldz", code=2, MLFLOW_TRACKING_URI=nobody)
+    assert "'fieldz' is no folder" in said
+    words = ("--data", str(finished_study.data), "--metric", "miou")
+    said = finished_study.run("finetune", *words, code=2, MLFLOW_TRACKING_URI=nobody)
+    assert "--metric miou" in said
+
+
 def test_the_check_writes_its_findings_as_json(
     finished_study: FinishedStudy, tmp_path: Path
 ) -> None:

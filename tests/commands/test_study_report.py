@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sft_mlflow.commands.closing import remarks
 from sft_mlflow.commands.study_report import test_figures as figures_of
 from sft_mlflow.commands.study_report import worthless
+from sft_mlflow.training.prepare import Prepared
 from tests.tracking import made_models
 
 
@@ -28,3 +31,19 @@ def test_a_model_that_knows_nothing_is_called_so(
     figures = figures_of(manifest, folder, "cpu", seed=0)
     notes = worthless(figures, manifest, folder, "accuracy")
     assert [said in note for note in notes] == ([] if said is None else [True])
+
+
+def test_no_model_is_better_than_one_answer_that_is_always_right(tmp_path: Path) -> None:
+    images = made_models.write_images(tmp_path / "images", 12, seed=3)
+    whole = made_models.manifest_of(images, tmp_path / "cache")
+    folder = made_models.write_model(tmp_path / "model", whole)
+    kept = tuple(s for s in whole.samples if s.split != "test" or s.label == "blue")
+    manifest = replace(whole, samples=kept)
+    figures = figures_of(manifest, folder, "cpu", seed=0)
+    assert worthless(figures, manifest, folder, "accuracy") == ()
+
+
+def test_remarks_name_the_source_where_there_are_several() -> None:
+    one = Prepared("a", 32, 4, "none", "float32", {}, 0.1, ["it is so"])
+    assert remarks({"a": one}) == ["it is so"]
+    assert remarks({"a": one, "b": one}) == ["a: it is so", "b: it is so"]

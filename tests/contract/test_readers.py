@@ -277,7 +277,8 @@ class TestDigits:
     def test_checking_it_loads_no_torch(self, task: str, tmp_path: Path) -> None:
         program = (
             "import sys; from sft_mlflow.cli import _group; "
-            f"_group.main(['check', '--data=digits', '--task={task}'], standalone_mode=False); "
+            f"words = ['check', '--data=digits', '--task={task}']; "
+            "assert not _group.main(words, standalone_mode=False); "
             "assert not {'torch', 'torchvision', 'mlflow', 'optuna'} & set(sys.modules)"
         )
         environment = os.environ | {"SFT_MLFLOW_HOME": str(tmp_path)}

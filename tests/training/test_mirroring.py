@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from sft_mlflow.data import pixels
 from sft_mlflow.data.canvas import Canvas
 from sft_mlflow.data.loading import load_manifest
 from sft_mlflow.data.manifest import Sample
@@ -22,7 +24,7 @@ from sft_mlflow.options import EMBEDDED_SOURCE
 from sft_mlflow.reuse.chain import Road
 from sft_mlflow.reuse.store import Store
 from sft_mlflow.tasks import TASKS
-from sft_mlflow.training import probing
+from sft_mlflow.training import mirroring, probing
 from sft_mlflow.training.head_start import HeadStart
 from sft_mlflow.training.mirroring import asked, judge, mirrored
 from sft_mlflow.training.prepare import Prepared, prepare
@@ -176,26 +178,89 @@ def test_answers_to_mirrored_files_are_those_to_the_files_mirrored(
     assert there < plain
 
 
-def test_a_budget_that_is_used_up_answers_no(tmp_path: Path) -> None:
+@pytest.fixture
+def stripes(tmp_path: Path) -> tuple[Material, Road]:
+    """Balanced classes, and a network that knows nothing of them."""
     data = draw_stripes(tmp_path / "stripes", slanted=False)
-    material = material_of(data, "classification", tmp_path)
+    drawn = material_of(data, "classification", tmp_path)
+    samples = [replace(one, split="valid") for one in drawn.manifest.samples]
+    material = replace(drawn, manifest=replace(drawn.manifest, samples=tuple(samples)))
     source = material.source(SHARED.source)
     network, preprocessing = network_at(material, source, 32)
-    road = Road(network, source.weights_sha256, preprocessing, FLOAT32, CPU)
+    return material, Road(network, source.weights_sha256, preprocessing, FLOAT32, CPU)
+
+
+def test_a_budget_that_is_used_up_answers_no(stripes: tuple[Material, Road]) -> None:
     told: list[int] = []
     late = time.monotonic() - 1
-    verdict = judge(material, road, "accuracy", lambda done, total: told.append(done), late)
+    verdict = judge(*stripes, "accuracy", lambda done, total: told.append(done), late)
     assert not verdict.is_harmless
     assert "no time" in verdict.because
-    assert told == []
+
+
+def test_answers_come_in_several_batches(
+    stripes: tuple[Material, Road], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    material, road = stripes
+    side = material.manifest.side("valid")
+
+    def ask() -> tuple[float, float] | None:
+        return asked(material, road, side, "accuracy", lambda done, total: None, None)
+
+    whole = ask()
+    monkeypatch.setattr(pixels, "_TOGETHER", 8)
+    assert ask() == whole
 
 
 def test_a_picture_is_mirrored_where_it_lies_on_its_canvas() -> None:
-    pixels = torch.zeros(2, 32, 64, 3, dtype=torch.uint8)
+    there = torch.zeros(2, 32, 64, 3, dtype=torch.uint8)
     # One fills the canvas, one the left half of it; both are brighter from left to right.
-    pixels[0] += torch.arange(64, dtype=torch.uint8)[None, :, None]
-    pixels[1, :, :32] += torch.arange(1, 33, dtype=torch.uint8)[None, :, None]
+    there[0] += torch.arange(64, dtype=torch.uint8)[None, :, None]
+    there[1, :, :32] += torch.arange(1, 33, dtype=torch.uint8)[None, :, None]
     spec = PixelSpec(64, "bilinear", Canvas(32, 64))
-    found = mirrored(pixels, [(64, 32), (100, 100)], spec)
+    found = mirrored(there, [(64, 32), (100, 100)], spec)
     assert found[0, 0, :, 0].tolist() == list(range(63, -1, -1))
     assert found[1, 0, :, 0].tolist() == [*range(32, 0, -1), *[0] * 32]
+
+
+@pytest.mark.parametrize(
+    ("answered", "expected", "because"),
+    [
+        # Half of it is luck: what is lost of the rest counts.
+        ((0.52, 0.51), False, "are not mirrored"),
+        ((0.5, 0.5), False, "knows too little"),
+        ((1.0, 0.985), True, "are mirrored"),
+        ((1.0, 0.97), False, "are not mirrored"),
+    ],
+)
+def test_what_the_probe_loses_of_what_it_knows_decides(
+    answered: tuple[float, float],
+    expected: bool,
+    because: str,
+    stripes: tuple[Material, Road],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mirroring, "asked", lambda *args: answered)
+    verdict = judge(*stripes, "accuracy", lambda done, total: None, None)
+    assert verdict.is_harmless == expected
+    assert because in verdict.because
+
+
+def test_of_many_images_some_are_asked_about_whatever_their_order(
+    stripes: tuple[Material, Road], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    material, road = stripes
+    monkeypatch.setattr(mirroring, "MOST_IMAGES", 3)
+    seen = []
+
+    def asked_about(material: Material, road: Road, samples: Sequence[Sample], *rest: Any) -> None:
+        seen.append({sample.digest for sample in samples})
+
+    monkeypatch.setattr(mirroring, "asked", asked_about)
+    turned = replace(
+        material, manifest=replace(material.manifest, samples=material.manifest.samples[::-1])
+    )
+    for one in (material, turned):
+        judge(one, road, "accuracy", lambda done, total: None, None)
+    assert len(seen[0]) == 3
+    assert seen[0] == seen[1]
