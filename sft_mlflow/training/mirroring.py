@@ -16,7 +16,7 @@ from sft_mlflow.data.pixels import PixelSpec
 from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Road
 from sft_mlflow.sources.folding import folded
 from sft_mlflow.tasks import TASKS
-from sft_mlflow.tasks.base import Answer
+from sft_mlflow.tasks.base import Answer, Evidence
 from sft_mlflow.tasks.naive import compared
 from sft_mlflow.training.probing import Progress
 from sft_mlflow.training.trial import Material
@@ -77,9 +77,8 @@ def asked(
         outputs = whole(normalised(pixels))
         return task.answering.answers(road.network.head, outputs, sizes, frame)
 
-    # So that there is something to join where no image has an answer.
-    as_they_are = [task.judging.evidence([], [], frame, 0)]
-    of_mirrored = [*as_they_are]
+    as_they_are: list[Evidence] = []
+    of_mirrored: list[Evidence] = []
     for start in range(0, len(samples), together):
         if deadline is not None and time.monotonic() > deadline:
             progress(len(samples), len(samples))

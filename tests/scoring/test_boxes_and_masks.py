@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,16 @@ def scored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Scored(TASKS[request.param], manifest, samples, folder, inputs, root / "out.parquet")
 
 
+def assert_whole(segments: Sequence[Mapping[str, Any]]) -> None:
+    """That every pixel is of one class, as pycocotools reads them."""
+    decoded = [
+        pycocotools.mask.decode({"size": list(s["size"]), "counts": s["counts"].encode()})
+        for s in segments
+    ]
+    assert (np.sum(decoded, axis=0) == 1).all()
+    assert [int(mask.sum()) for mask in decoded] == [s["pixels"] for s in segments]
+
+
 def test_rows_say_for_each_image_what_is_in_it(scored: Scored) -> None:
     rows, good = scored.rows, scored.good
     assert rows["path"].nunique() == 6
@@ -138,13 +148,7 @@ def test_rows_say_for_each_image_what_is_in_it(scored: Scored) -> None:
         return
     assert broken["segments"].isna().all()
     for segments in good["segments"]:
-        decoded = [
-            pycocotools.mask.decode({"size": list(s["size"]), "counts": s["counts"].encode()})
-            for s in segments
-        ]
-        # Every pixel is of one class.
-        assert (np.sum(decoded, axis=0) == 1).all()
-        assert [int(mask.sum()) for mask in decoded] == [s["pixels"] for s in segments]
+        assert_whole(segments)
 
 
 def test_pycocotools_reads_the_json_and_finds_the_same(scored: Scored, tmp_path: Path) -> None:

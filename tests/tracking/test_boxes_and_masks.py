@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pandas as pd
-import pycocotools.mask
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -35,6 +33,7 @@ from sft_mlflow.tracking import held_out, messages, packaging
 from sft_mlflow.tracking.datasets import dataset_of
 from sft_mlflow.tracking.gate import FEW_IMAGES, Contestant, Gate, compare, judge
 from tests.contract.test_tasks import ANSWERS
+from tests.scoring.test_boxes_and_masks import assert_whole
 
 MASK_TASKS = ("detection", "segmentation")
 
@@ -233,13 +232,7 @@ def test_scores_say_for_each_image_what_is_in_it(made: Made, tmp_path: Path) -> 
         assert (found["score"] >= predictor.config.calibration.least_score).all()
     else:
         for segments in good["segments"]:
-            decoded = [
-                pycocotools.mask.decode({"size": list(s["size"]), "counts": s["counts"].encode()})
-                for s in segments
-            ]
-            # Every pixel is of one class.
-            assert (np.sum(decoded, axis=0) == 1).all()
-            assert [int(mask.sum()) for mask in decoded] == [s["pixels"] for s in segments]
+            assert_whole(segments)
 
 
 class TestGate:
