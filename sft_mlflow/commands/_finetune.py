@@ -32,7 +32,7 @@ from sft_mlflow.search.study import TRIALS
 from sft_mlflow.sources.source_model import SourceModel
 from sft_mlflow.sources.uri import is_tracked
 from sft_mlflow.tasks import TASKS
-from sft_mlflow.tracking import connection, fetch, held_out
+from sft_mlflow.tracking import connection, fetch, held_out, messages
 from sft_mlflow.tracking.mirror import Mirror
 from sft_mlflow.training.precision import pick_device
 from sft_mlflow.training.trial import Material, source_of
@@ -113,6 +113,8 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
         with opening.tracked(client, folder, name, command) as (outbox, parent):
             opening.keep_options_and_data(options, loaded, outbox, parent, folder)
             settled = settling.settle(options, loaded, material, ladders, observer, begun)
+            words = {f"settled.{word}": found for word, found in settling.words_of(settled).items()}
+            outbox.put(messages.parameters(parent.run_id, words))
             studies.enqueue_first(study, settled.space)
             if interrupted := studies.requeue_interrupted(study):
                 text = (

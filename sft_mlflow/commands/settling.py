@@ -126,6 +126,18 @@ def settle(
     return Settled(objective, reason, recipe, prepared, space)
 
 
+def words_of(settled: Settled) -> dict[str, str]:
+    """What options may leave open, as it was settled; of several sources each value once."""
+    sources = settled.prepared.values()
+    found = {
+        "image_size": [str(one.image_size) for one in sources],
+        "precision": [one.precision for one in sources],
+        "augment": [one.augmentation for one in sources],
+    }
+    several = {word: ", ".join(dict.fromkeys(values)) for word, values in found.items()}
+    return {"metric": settled.objective, **several}
+
+
 def recipe_of(options: FinetuneOptions, shared: Recipe, prepared: Prepared) -> Recipe:
     """What all trials of that source share; each trial replaces what is searched."""
     return replace(

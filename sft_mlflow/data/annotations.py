@@ -77,7 +77,8 @@ def examine_annotations(
 
 def _with_boxes(listing: Listing, facts: Sequence[FileFacts], faulty: Faulty) -> Examined:
     entries, examined, findings = [], [], []
-    empty = small = boxes = 0
+    empty: list[str] = []
+    small = boxes = 0
     for entry, fact in zip(listing.entries, facts, strict=True):
         truth = entry.truth
         if fact.problem is not None or not isinstance(truth, tuple):
@@ -102,12 +103,15 @@ def _with_boxes(listing: Listing, facts: Sequence[FileFacts], faulty: Faulty) ->
         lost = (truth or entry.lost) and not kept
         problem = Problem("bad-boxes", "none of its boxes can be used") if lost else None
         examined.append(replace(fact, problem=problem))
-        empty += not truth and not lost
+        if not truth and not lost:
+            empty.append(str(entry.path))
         boxes += len(kept)
         small += sum(min(box.width, box.height) < SMALL_PIXELS for box in kept)
     if empty:
-        message = f"{empty} of {len(facts)} images show no object; they count as examples of none"
-        findings.append(Finding("note", "without-objects", message))
+        message = (
+            f"{len(empty)} of {len(facts)} images show no object; they count as examples of none"
+        )
+        findings.append(Finding("note", "without-objects", message, tuple(empty)))
     if small:
         message = f"{small} of {boxes} boxes are less than {SMALL_PIXELS:g} pixels wide or high"
         findings.append(Finding("note", "small-box", message))

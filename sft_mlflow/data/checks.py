@@ -328,11 +328,10 @@ def _finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
         found = list(same)
         for finding in found[:_SHOWN_FINDINGS]:
             yield f"{severity}: {kind}: {finding.message}"
-            # A single path is in the message already.
-            if len(finding.paths) > 1:
-                yield from (f"    {path}" for path in finding.paths[:_SHOWN_PATHS])
-                if len(finding.paths) > _SHOWN_PATHS:
-                    yield f"    … and {len(finding.paths) - _SHOWN_PATHS} more"
+            unsaid = [path for path in finding.paths if path not in finding.message]
+            yield from (f"    {path}" for path in unsaid[:_SHOWN_PATHS])
+            if len(unsaid) > _SHOWN_PATHS:
+                yield f"    … and {len(unsaid) - _SHOWN_PATHS} more"
         if len(found) > _SHOWN_FINDINGS:
             yield f"{severity}: {kind}: … and {len(found) - _SHOWN_FINDINGS} more of this kind"
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sft_mlflow.data.canvas import place
@@ -16,9 +17,8 @@ from sft_mlflow.data.pixels import PixelSpec
 from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Road
 from sft_mlflow.sources.folding import folded
 from sft_mlflow.tasks import TASKS
-from sft_mlflow.tasks.base import Answer, Evidence
 from sft_mlflow.tasks.naive import compared
-from sft_mlflow.training.probing import Progress
+from sft_mlflow.training.probing import Probed, Progress
 from sft_mlflow.training.trial import Material
 
 # Mirroring is harmless where it costs the probe no more of what it knows than this part.
@@ -35,50 +35,50 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    material: Material, road: Road, metric: str, progress: Progress, deadline: float | None
+    material: Material,
+    road: Road,
+    probed: Probed,
+    metric: str,
+    progress: Progress,
+    deadline: float | None,
 ) -> Verdict:
     """Whether the probe is about as good on mirrored images, as it is not on digits or letters.
 
-    road: its network has the probe's head; deadline: when to give up, which is a no, on the clock
-    of `time.monotonic`. A probe that knows nothing says nothing.
+    road: its network has the head that was probed; deadline: when to give up, which is a no, on the
+    clock of `time.monotonic`. A probe that knows nothing says nothing.
     """
-    samples = _chosen(material.manifest.side("valid"))
-    found = asked(material, road, samples, metric, progress, deadline)
-    if found is None:
-        return Verdict(False, "training images are not mirrored: no time was left for the probe")
-    plain, there = found
-    frame = material.frame(road.preprocessing)
-    probe = compared(TASKS[material.task].judging, metric, plain, samples, frame)
-    harmless = probe.knows and plain - there <= MIRROR_LOSS * (plain - probe.naive)
-    figures = f"{metric} {plain:.4f}, mirrored {there:.4f}, on {len(samples)} validation images"
+    judging, frame = TASKS[material.task].judging, material.frame(road.preprocessing)
+    rows = _chosen(probed.asked)
+    samples = [probed.asked[row] for row in rows]
+    plain = judging.evaluate(judging.subset(probed.evidence, rows), samples, frame)[metric]
+    probe = compared(judging, metric, plain, samples, frame)
     if not probe.knows:
         return Verdict(False, "training images are not mirrored: the probe knows too little")
+    there = of_mirrored(material, road, samples, metric, progress, deadline)
+    if there is None:
+        return Verdict(False, "training images are not mirrored: no time was left for the probe")
+    harmless = plain - there <= MIRROR_LOSS * (plain - probe.naive)
+    figures = f"{metric} {plain:.4f}, mirrored {there:.4f}, on {len(samples)} validation images"
     done = "are mirrored" if harmless else "are not mirrored"
     return Verdict(harmless, f"training images {done}: the probe has {figures}")
 
 
 @torch.no_grad()
-def asked(
+def of_mirrored(
     material: Material,
     road: Road,
     samples: Sequence[Sample],
     metric: str,
     progress: Progress,
     deadline: float | None,
-) -> tuple[float, float] | None:
-    """The network's metric on the images as they are and mirrored, None where it gets late."""
+) -> float | None:
+    """The network's metric on the images mirrored, None where it gets late."""
     task, frame = TASKS[material.task], material.frame(road.preprocessing)
     chain = Chain(samples, road, AS_THEY_ARE, material.store, kept={0})
     normalised = road.segment(0, 0)
     whole = folded(road.network.suffix(road.network.full_depth))
     together = road.pixel_spec.together
-
-    def answers(pixels: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Answer]:
-        outputs = whole(normalised(pixels))
-        return task.answering.answers(road.network.head, outputs, sizes, frame)
-
-    as_they_are: list[Evidence] = []
-    of_mirrored: list[Evidence] = []
+    evidence = []
     for start in range(0, len(samples), together):
         if deadline is not None and time.monotonic() > deadline:
             progress(len(samples), len(samples))
@@ -86,25 +86,22 @@ def asked(
         some = samples[start : start + together]
         sizes = [(sample.width, sample.height) for sample in some]
         pixels = chain.values(np.arange(start, start + len(some)), 0, 0)
-        as_they_are.append(task.judging.evidence(answers(pixels, sizes), some, frame, start))
-        turned = answers(mirrored(pixels, sizes, road.pixel_spec), sizes)
+        outputs = whole(normalised(mirrored(pixels, sizes, road.pixel_spec)))
+        turned = task.answering.answers(road.network.head, outputs, sizes, frame)
         pairs = zip(turned, sizes, strict=True)
         back = [task.answering.mirrored(answer, width) for answer, (width, _) in pairs]
-        of_mirrored.append(task.judging.evidence(back, some, frame, start))
+        evidence.append(task.judging.evidence(back, some, frame, start))
         progress(start + len(some), len(samples))
     # Trials read the same pixels.
     chain.flush()
-    plain, there = (
-        task.judging.evaluate(np.concatenate(evidence), samples, frame)[metric]
-        for evidence in (as_they_are, of_mirrored)
-    )
-    return plain, there
+    return task.judging.evaluate(np.concatenate(evidence), samples, frame)[metric]
 
 
-def _chosen(samples: Sequence[Sample]) -> Sequence[Sample]:
-    """The samples, or so many of them by their digests, which are as good as drawn."""
-    least = sorted(sample.digest for sample in samples)[:MOST_IMAGES]
-    return [sample for sample in samples if sample.digest <= least[-1]]
+def _chosen(samples: Sequence[Sample]) -> NDArray[np.intp]:
+    """Rows of the samples, or of so many of them by their digests, which are as good as drawn."""
+    rows = np.argsort([sample.digest for sample in samples], kind="stable")[:MOST_IMAGES]
+    rows.sort()
+    return rows
 
 
 def mirrored(pixels: Tensor, sizes: Sequence[tuple[int, int]], spec: PixelSpec) -> Tensor:

@@ -107,7 +107,9 @@ def prepare(
     seconds_an_image += 0.0 if linear else _head_seconds(material, network, preprocessing)
     measuring(3, 3)
     asks_mirror = augmentation is None and recipe.epochs > FEW_EPOCHS
-    probed, may_mirror, remarks = None, False, []
+    if augmentation is None:
+        augmentation = "light" if asks_mirror else "none"
+    probed, remarks = None, []
     if linear and (asks_mirror or recipe.head_start == "probe"):
         told = partial(progress, "Fitting the probe, images")
         probed = computed(material, road, recipe.class_weights, recipe.metric, told)
@@ -126,15 +128,16 @@ def prepare(
             told = partial(progress, "Mirroring images")
             # Beside the features of a linear probe the question is cheap.
             until = None if linear else deadline
-            may_mirror, because = mirroring.judge(material, road, recipe.metric, told, until)
-            remarks.append(because)
+            verdict = mirroring.judge(material, road, probed, recipe.metric, told, until)
+            augmentation = "natural" if verdict.is_harmless else augmentation
+            remarks.append(verdict.because)
         # Where it was trained. Until here a killed study goes on from there.
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
     return Prepared(
         uri=recipe.source,
         image_size=preprocessing.size,
         full_depth=network.full_depth,
-        augmentation=augmentation or _augmentation(recipe.epochs, may_mirror),
+        augmentation=augmentation,
         precision=precision,
         metrics={} if probed is None else {f"valid/{k}": v for k, v in probed.metrics.items()},
         seconds_an_image=seconds_an_image,
@@ -161,12 +164,6 @@ def _head_seconds(
         answering.answers(network.head, suffix(*given), sizes, frame)
         taken.append(time.perf_counter() - begun)
     return min(taken) / len(sizes)
-
-
-def _augmentation(epochs: int, may_mirror: bool) -> Augmentation:
-    if epochs <= FEW_EPOCHS:
-        return "none"
-    return "natural" if may_mirror else "light"
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ import numpy as np
 from sft_mlflow.data.manifest import Sample
 from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Road
 from sft_mlflow.sources import model_folder
+from sft_mlflow.tasks.base import Evidence
 from sft_mlflow.tasks.classification.judging import figures_of
 from sft_mlflow.tasks.classification.learning import indices
 from sft_mlflow.training.events import EpochEnded
@@ -37,12 +38,15 @@ LEAST_STEPS = 300
 
 @dataclass(frozen=True)
 class Probed:
-    """What trials of the source start with, and its figures on validation.
+    """What trials of the source start with, and how good it is.
 
-    remark: what is to be known of how it came about, if anything.
+    asked: the validation images that it answered; evidence: of its answers to them; metrics: what
+    follows from it; remark: what is to be known of how it came about, if anything.
     """
 
     head: HeadStart
+    asked: Sequence[Sample]
+    evidence: Evidence
     metrics: Mapping[str, float]
     remark: str | None = None
 
@@ -90,10 +94,13 @@ def trained(
     before = f"{head_path}."
     weights = model_folder.read_weights(folder / MODEL, model_folder.read_config(folder / MODEL))
     tensors = {k.removeprefix(before): v for k, v in weights.items() if k.startswith(before)}
-    found = HeadStart(tensors, np.load(folder / EVIDENCE))
+    evidence = np.load(folder / EVIDENCE)
+    asked = material.manifest.side("valid")
     metrics = {k.removeprefix("valid/"): v for k, v in best.metrics.items() if "valid/" in k}
     remark = f"the budget stopped the probe after {done} of {epochs} epochs"
-    return Probed(found, metrics, remark if done < epochs else None)
+    return Probed(
+        HeadStart(tensors, evidence), asked, evidence, metrics, remark if done < epochs else None
+    )
 
 
 def computed(
@@ -111,7 +118,7 @@ def computed(
     # Of a very large side it has seen a part.
     whole = len(valid) == len(material.manifest.side("valid"))
     head = replace(probe.as_start(), evidence=probe.valid if whole else None)
-    return Probed(head, figures_of(probe.valid, of_valid.targets))
+    return Probed(head, valid, probe.valid, figures_of(probe.valid, of_valid.targets))
 
 
 def at_most(most: int, samples: Sequence[Sample]) -> Sequence[Sample]:

@@ -118,6 +118,9 @@ def test_parameters_under_options_are_the_resolved_ones(parent: Run) -> None:
     assert params["options.trials"] == "4"
     assert params["options.study"] == "fields"
     assert params["options.lr_min"] == "0.0001"
+    assert params["options.augment"] == "auto"
+    assert params["settled.augment"] == "none"
+    assert params["settled.metric"] == "accuracy"
 
 
 def test_the_data_set_shows_on_the_runs(client: MlflowClient, parent: Run) -> None:

@@ -201,6 +201,7 @@ def test_odd_sizes_and_modes_are_noted(
     modes = ("palette.png", "cmyk.jpg", "sixteen.png", "alpha.png", "turned.jpg", "moving.gif")
     assert {noted.get(name) for name in modes} == {"odd-mode"}
     assert noted["strip.png"] == "odd-size"
+    assert f"    {cat / 'strip.png'}" in report.lines()
 
 
 def test_images_outside_the_class_folders_are_reported(

@@ -26,8 +26,9 @@ from sft_mlflow.reuse.store import Store
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.training import mirroring, probing
 from sft_mlflow.training.head_start import HeadStart
-from sft_mlflow.training.mirroring import asked, judge, mirrored
+from sft_mlflow.training.mirroring import judge, mirrored, of_mirrored
 from sft_mlflow.training.prepare import Prepared, prepare
+from sft_mlflow.training.probing import Probed
 from sft_mlflow.training.recipe import Augmentation
 from sft_mlflow.training.trial import Material, network_at
 from tests.recipes import RECIPE
@@ -163,24 +164,23 @@ def test_answers_to_mirrored_files_are_those_to_the_files_mirrored(
     turned = tuple(mirror_file(sample, tmp_path) for sample in sides[1])
     source = material.source(SHARED.source)
     network, preprocessing = network_at(material, source, 96)
-    HeadStart.load(material.probe_path(SHARED.source, 96)).copy_into(network.head)
+    probe = HeadStart.load(material.probe_path(SHARED.source, 96))
+    probe.copy_into(network.head)
     road = Road(network, source.weights_sha256, preprocessing, FLOAT32, CPU)
-    of_turned = replace(material, manifest=replace(material.manifest, samples=sides[0] + turned))
 
-    def values(one: Material) -> tuple[float, float] | None:
-        side = one.manifest.side("valid")
-        return asked(one, road, side, metric, lambda done, total: None, None)
+    def of(side: Sequence[Sample]) -> float | None:
+        return of_mirrored(material, road, side, metric, lambda done, total: None, None)
 
-    plain, there = values(material) or (0, 0)
-    assert values(of_turned) == pytest.approx((there, plain), rel=0.01)
-    assert plain == pytest.approx(found.metrics[f"valid/{metric}"])
+    plain = found.metrics[f"valid/{metric}"]
+    # Mirrored twice they are as they were.
+    assert of(turned) == pytest.approx(plain, rel=0.01)
     # A digit in the mirror is another one, or none.
-    assert there < plain
+    assert (of(sides[1]) or 0) < plain
 
 
 @pytest.fixture
 def stripes(tmp_path: Path) -> tuple[Material, Road]:
-    """Balanced classes, and a network that knows nothing of them."""
+    """Stripes, all for validation, and a network that knows nothing of them."""
     data = draw_stripes(tmp_path / "stripes", slanted=False)
     drawn = material_of(data, "classification", tmp_path)
     samples = [replace(one, split="valid") for one in drawn.manifest.samples]
@@ -190,10 +190,20 @@ def stripes(tmp_path: Path) -> tuple[Material, Road]:
     return material, Road(network, source.weights_sha256, preprocessing, FLOAT32, CPU)
 
 
+def probed(material: Material, right: int) -> Probed:
+    """A probe whose answers to so many of the forty images are right."""
+    side = material.manifest.side("valid")
+    of = [material.manifest.classes.index(sample.label) for sample in side]
+    logits = np.eye(2, dtype=np.float32)[of]
+    logits[right:] = 1 - logits[right:]
+    return Probed(HeadStart({}, logits), side, logits, {"accuracy": right / 40})
+
+
 def test_a_budget_that_is_used_up_answers_no(stripes: tuple[Material, Road]) -> None:
     told: list[int] = []
     late = time.monotonic() - 1
-    verdict = judge(*stripes, "accuracy", lambda done, total: told.append(done), late)
+    perfect = probed(stripes[0], right=40)
+    verdict = judge(*stripes, perfect, "accuracy", lambda done, total: told.append(done), late)
     assert not verdict.is_harmless
     assert "no time" in verdict.because
 
@@ -204,8 +214,8 @@ def test_answers_come_in_several_batches(
     material, road = stripes
     side = material.manifest.side("valid")
 
-    def ask() -> tuple[float, float] | None:
-        return asked(material, road, side, "accuracy", lambda done, total: None, None)
+    def ask() -> float | None:
+        return of_mirrored(material, road, side, "accuracy", lambda done, total: None, None)
 
     whole = ask()
     monkeypatch.setattr(pixels, "_TOGETHER", 8)
@@ -224,24 +234,26 @@ def test_a_picture_is_mirrored_where_it_lies_on_its_canvas() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answered", "expected", "because"),
+    ("right", "there", "expected", "because"),
     [
         # Half of it is luck: what is lost of the rest counts.
-        ((0.52, 0.51), False, "are not mirrored"),
-        ((0.5, 0.5), False, "knows too little"),
-        ((1.0, 0.985), True, "are mirrored"),
-        ((1.0, 0.97), False, "are not mirrored"),
+        (21, 0.515, False, "are not mirrored"),
+        (20, 0.5, False, "knows too little"),
+        (40, 0.985, True, "are mirrored"),
+        (40, 0.97, False, "are not mirrored"),
     ],
 )
 def test_what_the_probe_loses_of_what_it_knows_decides(
-    answered: tuple[float, float],
+    right: int,
+    there: float,
     expected: bool,
     because: str,
     stripes: tuple[Material, Road],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mirroring, "asked", lambda *args: answered)
-    verdict = judge(*stripes, "accuracy", lambda done, total: None, None)
+    monkeypatch.setattr(mirroring, "of_mirrored", lambda *args: there)
+    known = probed(stripes[0], right)
+    verdict = judge(*stripes, known, "accuracy", lambda done, total: None, None)
     assert verdict.is_harmless == expected
     assert because in verdict.because
 
@@ -256,11 +268,12 @@ def test_of_many_images_some_are_asked_about_whatever_their_order(
     def asked_about(material: Material, road: Road, samples: Sequence[Sample], *rest: Any) -> None:
         seen.append({sample.digest for sample in samples})
 
-    monkeypatch.setattr(mirroring, "asked", asked_about)
+    monkeypatch.setattr(mirroring, "of_mirrored", asked_about)
     turned = replace(
         material, manifest=replace(material.manifest, samples=material.manifest.samples[::-1])
     )
     for one in (material, turned):
-        judge(one, road, "accuracy", lambda done, total: None, None)
+        known = probed(one, right=40)
+        judge(one, road, known, "accuracy", lambda done, total: None, None)
     assert len(seen[0]) == 3
     assert seen[0] == seen[1]
