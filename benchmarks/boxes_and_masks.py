@@ -73,9 +73,8 @@ def plain(options: argparse.Namespace) -> tuple[dict[str, float], str]:
     from sft_mlflow.sources.network import normalise
     from sft_mlflow.sources.uri import resolve
     from sft_mlflow.tasks import TASKS
-    from sft_mlflow.tasks.base import Frame
+    from sft_mlflow.tasks.base import Frame, LossSettings
     from sft_mlflow.training.augmentation import augment, moved
-    from sft_mlflow.training.recipe import LossSettings
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)

@@ -165,7 +165,7 @@ def _score(options: ScoreOptions) -> int:
 def _report(options: ReportOptions) -> int:
     from sft_mlflow.commands import report
 
-    click.echo(f"{report(options)}")
+    click.echo(report(options))
     return 0
 
 

@@ -35,3 +35,8 @@ class TrialError(SftError):
 
 class TrackingError(SftError):
     """MLflow or the study's storage does not hold or accept what is needed."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says in short, or its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -16,12 +16,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 from urllib.error import URLError
 
+import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
+
+from sft_mlflow.cli import _group
+from sft_mlflow.errors import SftError
 
 # A study this small takes seconds and still has a probe, three depths and an epoch of each.
 SMALL = ("--image-size", "32", "--epochs", "1", "--trials", "4", "--precision", "float32")
@@ -128,6 +133,7 @@ class CommandLine:
     home: Path
     tracking_uri: str
     folder: Path
+    experiment: str = "Default"
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
@@ -135,6 +141,7 @@ class CommandLine:
             **kept,
             "SFT_MLFLOW_HOME": str(self.home),
             "MLFLOW_TRACKING_URI": self.tracking_uri,
+            "MLFLOW_EXPERIMENT_NAME": self.experiment,
             **more,
         }
 
@@ -155,14 +162,25 @@ class CommandLine:
         assert process.returncode == code, f"{process.returncode}\n{out}\n{err}"
         return out + err
 
+    def refused(self, *words: str, **environment: str) -> SftError:
+        """The error that it ends with before it begins anything: without a process of its own."""
+        with patch.dict(os.environ, self.environment(**environment), clear=True):
+            mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+            try:
+                with pytest.raises(SftError) as raised:
+                    _group.main(list(words), standalone_mode=False)
+            finally:
+                mlflow.set_tracking_uri(None)
+        return raised.value
+
     @property
     def client(self) -> MlflowClient:
         return MlflowClient(tracking_uri=self.tracking_uri)
 
 
-def command_line(folder: Path, server: Server) -> CommandLine:
+def command_line(folder: Path, server: Server, experiment: str = "Default") -> CommandLine:
     folder.mkdir(parents=True, exist_ok=True)
-    return CommandLine(folder / "home", server.uri, folder)
+    return CommandLine(folder / "home", server.uri, folder, experiment)
 
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {
@@ -188,6 +206,12 @@ def draw_pictures(root: Path, per_class: int, seed: int = 0) -> Path:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder: 3 classes of 24 images."""
     return draw_pictures(tmp_path_factory.mktemp("data") / "fields", per_class=24)
+
+
+@pytest.fixture(scope="session")
+def digits_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the embedded digits, and the scenes that are composed of them, are written once."""
+    return tmp_path_factory.mktemp("digits")
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,14 @@ import pytest
 
 from sft_mlflow import __version__
 
-# Which of our modules, and which heavy ones, `import mlflow` brings, and what ours cost.
+# Which of our modules, and which heavy ones, `import mlflow` brings.
 _IMPORT = """
-    import json, sys, time
+    import json, sys
     import mlflow, mlflow.data, mlflow.tracking.fluent, mlflow.data.pandas_dataset
     heavy = ["torch", "torchvision", "timm", "sklearn", "imagehash", "PIL", "optuna"]
     found = [name for name in heavy if name in sys.modules]
     ours = sorted(name for name in sys.modules if name.split(".")[0] == "sft_mlflow")
-    for name in ours:
-        del sys.modules[name]
-    start = time.perf_counter()
-    for name in ours:
-        __import__(name)
-    print(json.dumps([found, ours, time.perf_counter() - start]))
+    print(json.dumps([found, ours]))
 """
 
 _TAGS = """
@@ -42,11 +37,11 @@ def run(code: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def test_importing_mlflow_loads_the_plugin_fast_and_without_torch() -> None:
-    found, ours, seconds = json.loads(run(_IMPORT))
+def test_importing_mlflow_loads_the_plugin_without_what_is_heavy() -> None:
+    found, ours = json.loads(run(_IMPORT))
     assert found == []
-    assert {"sft_mlflow.run_context", "sft_mlflow.tracking.datasets"} <= set(ours)
-    assert seconds < 0.05
+    plugin = ["sft_mlflow.run_context", "sft_mlflow.tracking", "sft_mlflow.tracking.datasets"]
+    assert ours == ["sft_mlflow", *plugin]
 
 
 @pytest.mark.parametrize("at_work", [True, False])

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from sft_mlflow.commands.observer import Notice, Observer, Progress, unobserved
-from sft_mlflow.commands.surroundings import home
 from sft_mlflow.data.loading import Surveyed, survey
 from sft_mlflow.data.truth import ignored_values
+from sft_mlflow.home import home
 from sft_mlflow.options import CheckOptions
 from sft_mlflow.whole_file import whole_file
 

@@ -15,8 +15,6 @@ from sft_mlflow.commands.observer import Notice, Observer, Progress, StudyBegun,
 from sft_mlflow.commands.study_report import Ended
 from sft_mlflow.commands.surroundings import (
     command_line,
-    home,
-    leave_waiting_to_the_outbox,
     quieten_mlflow,
     short_name,
 )
@@ -24,6 +22,7 @@ from sft_mlflow.data.loading import Loaded, load_manifest
 from sft_mlflow.data.readers import task_for
 from sft_mlflow.data.truth import TaskName, ignored_values
 from sft_mlflow.errors import OptionsError
+from sft_mlflow.home import home
 from sft_mlflow.options import FinetuneOptions
 from sft_mlflow.reuse.store import Store, size_bytes
 from sft_mlflow.search import study as studies
@@ -64,7 +63,7 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
     """
     begun = time.monotonic()
     quieten_mlflow()
-    leave_waiting_to_the_outbox()
+    connection.leave_waiting_to_the_outbox()
     # What can be refused is looked at before anything is begun: the cheapest first.
     task = task_for(options.data, None if options.task == "auto" else options.task)
     settling.refuse_unfit(options, task)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sft_mlflow.commands.observer import Notice, Observer, unobserved
-from sft_mlflow.commands.surroundings import command_line, home, quieten_mlflow
+from sft_mlflow.commands.surroundings import command_line, quieten_mlflow
 from sft_mlflow.data.truth import ignored_values
+from sft_mlflow.home import home
 from sft_mlflow.options import PromoteOptions
 from sft_mlflow.tracking import connection, promotion, runs
 from sft_mlflow.tracking.gate import Gate

@@ -6,8 +6,8 @@ import difflib
 import shutil
 from pathlib import Path
 
-from sft_mlflow.commands.surroundings import home
 from sft_mlflow.errors import OptionsError
+from sft_mlflow.home import home
 from sft_mlflow.options import ReportOptions
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sft_mlflow.commands.observer import Notice, Observer, Progress, unobserved
-from sft_mlflow.commands.surroundings import command_line, home, quieten_mlflow
+from sft_mlflow.commands.surroundings import command_line, quieten_mlflow
+from sft_mlflow.home import home
 from sft_mlflow.options import ScoreOptions
 from sft_mlflow.report.wording import metric
 from sft_mlflow.scoring import exports

@@ -67,9 +67,11 @@ def tracked(
             status = "KILLED"
             raise
         finally:
-            outbox.put(messages.ended(parent.run_id, status, now()))
-            outbox.flush(FAREWELL_SECONDS)
-            outbox.close()
+            try:
+                outbox.put(messages.ended(parent.run_id, status, now()))
+                outbox.flush(FAREWELL_SECONDS)
+            finally:
+                outbox.close()
 
 
 def keep_options_and_data(

@@ -129,7 +129,7 @@ def settle(
 def words_of(settled: Settled) -> dict[str, str]:
     """What options may leave open, as it was settled; of several sources each value once."""
     sources = settled.prepared.values()
-    found = {
+    found: dict[str, list[str]] = {
         "image_size": [str(one.image_size) for one in sources],
         "precision": [one.precision for one in sources],
         "augment": [one.augmentation for one in sources],

@@ -1,4 +1,4 @@
-"""Where a command runs: its folders, its tracking server, and how it was called."""
+"""Where a command runs, and how it was called."""
 
 from __future__ import annotations
 
@@ -8,19 +8,8 @@ import shlex
 import sys
 from pathlib import Path
 
-import platformdirs
-
 from sft_mlflow.errors import DataError
 from sft_mlflow.options import Options, flag
-
-# Everything that outlives a command: studies, data sets that were written or downloaded, models.
-HOME = "SFT_MLFLOW_HOME"
-
-
-def home() -> Path:
-    """Folder for studies, data sets and fetched models: SFT_MLFLOW_HOME, or the user's own."""
-    given = os.environ.get(HOME)
-    return Path(given).expanduser() if given else platformdirs.user_data_path("sft_mlflow")
 
 
 def quieten_mlflow() -> None:
@@ -29,11 +18,6 @@ def quieten_mlflow() -> None:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-
-
-def leave_waiting_to_the_outbox() -> None:
-    """Have MLflow's client give up soon: the outbox tries again, and holds up nobody."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 
 def under_mlflow_run() -> bool:

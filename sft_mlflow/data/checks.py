@@ -53,12 +53,6 @@ class CheckReport:
     counts: dict[Split, dict[str, int]]
     findings: tuple[Finding, ...]
 
-    @property
-    def imbalance(self) -> float:
-        """Images of the largest class over those of the smallest, in train; inf without any."""
-        train = self.counts["train"].values()
-        return max(train) / min(train) if min(train, default=0) else float("inf")
-
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON can hold it."""
         return asdict(self)

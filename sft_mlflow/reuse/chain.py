@@ -126,6 +126,8 @@ class Road:
             "stage": self.network.stages[point - 1].name,
             "precision": self.arithmetic.precision,
             "device": self.device.type,
+            # By which kernels are chosen, and with them the layout that rows are written in.
+            "cpu": torch.backends.cpu.get_cpu_capability(),
             "views": asdict(views),
         }
 
@@ -228,6 +230,9 @@ class Chain:
                 begun = time.perf_counter()
                 self._values_before(some, 0, point)
                 self.seconds += time.perf_counter() - begun
+                if not self._shelves[point].takes_rows:
+                    # What has no room is computed when it is asked for, not now and in vain.
+                    break
                 yield total - len(rows) + start + len(some), total
             self.flush()
         finally:

@@ -201,7 +201,7 @@ def planned_chain(
         return sum(len(survey.absent(view, point)) for view in (need.views if point else (0,)))
 
     starts = range(need.point + 1) if reuse else range(1)
-    choice = choose(need, prices, absent, store.budget_bytes, starts)
+    choice = choose(need, prices, absent, store.room_bytes, starts)
     kept = {0, choice.below, *road.network.inputs(choice.start)}
     return Chain(samples, road, views, store, kept), choice
 
@@ -228,20 +228,21 @@ def _cost(
     reads = need.images * need.passes
     change = prices.change if need.changed else 0.0
     pixels = prices.reading(0) + change
-    decode = prices.decode * absent(0)
     live = pixels + prices.forward(0, need.point)
     if start == 0:
-        return _Cost(decode, reads * live)
+        return _Cost(prices.decode * absent(0), reads * live)
     missing = absent(start)
     bytes_missing = missing * prices.nbytes[start]
-    # Where not all rows have room, the others are computed at every pass.
-    share = 1.0 if bytes_missing <= room_bytes else room_bytes / bytes_missing
+    # Pixels come first. Where not all rows have room, the others are computed at every pass.
+    undecoded = min(absent(0), missing)
+    room = max(0, room_bytes - undecoded * prices.nbytes[0])
+    share = 1.0 if bytes_missing <= room else room / bytes_missing
     kept_share = 1 - (missing / (need.images * len(need.views))) * (1 - share)
     below = _below(start, absent)
     made = (prices.reading(below) if below else pixels) + prices.forward(below, start)
     kept = prices.reading(start) + prices.forward(start, need.point)
     return _Cost(
-        (decode if missing and not below else 0.0)
+        (0.0 if below else prices.decode * undecoded)
         + missing * share * (made + prices.writing(start)),
         reads * (kept_share * kept + (1 - kept_share) * live),
     )

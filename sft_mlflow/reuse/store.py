@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -29,10 +30,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sft_mlflow.whole_file import whole_file
+
 # Rows are gathered until they fill a block.
 BLOCK_BYTES = 32 * 2**20
 _BLOCK = ".safetensors"
-_PARTIAL = ".partial"
+# A shelf that was read or written so lately is in use, perhaps by another process; readers say so
+# as often as that.
+IN_USE_SECONDS, NOTED_SECONDS = 900.0, 60.0
 # A file that is still being written is younger; an older one belongs to a process that is gone.
 _ABANDONED_SECONDS = 3600.0
 
@@ -61,19 +66,36 @@ class Store:
             _sweep(folder)
         return Shelf(self, folder, text)
 
-    def make_room(self, wanted: int, shelf: Path) -> bool:
-        """Whether so many bytes fit, once other shelves that were longest of no use are gone."""
-        folders = [folder for folder in self.folder.iterdir() if folder.is_dir()]
-        sizes = {folder: size_bytes(folder) for folder in sorted(folders, key=_last_use)}
-        used = sum(sizes.values())
-        for folder, size in sizes.items():
-            if used + wanted <= self.budget_bytes:
+    @property
+    def room_bytes(self) -> int:
+        """What can be had beside the shelves that are in use."""
+        return max(0, self.budget_bytes - self._survey()[0])
+
+    def make_room(self, wanted: int) -> bool:
+        """Whether so many bytes fit, once shelves that were longest of no use are gone.
+
+        None that is in use goes, so that those of a trial, or of two studies at once, do not drive
+        each other out; and none goes for what will not fit anyway.
+        """
+        in_use, idle = self._survey()
+        fits = in_use + wanted <= self.budget_bytes
+        excess = in_use + sum(idle.values()) + (wanted if fits else 0) - self.budget_bytes
+        for folder, size in idle.items():
+            if excess <= 0:
                 break
-            if folder != shelf and size:
-                # Whoever reads it finds its rows missing, and makes them again.
-                shutil.rmtree(folder, ignore_errors=True)
-                used -= size
-        return used + wanted <= self.budget_bytes
+            # Whoever reads it finds its rows missing, and makes them again.
+            shutil.rmtree(folder, ignore_errors=True)
+            excess -= size
+        return fits
+
+    def _survey(self) -> tuple[int, dict[Path, int]]:
+        """Bytes of what is in use, and of each of the others, longest of no use first."""
+        folders = self.folder.iterdir() if self.folder.is_dir() else ()
+        used = {folder: _last_use(folder) for folder in folders if folder.is_dir()}
+        sizes = {folder: size_bytes(folder) for folder in sorted(used, key=used.__getitem__)}
+        since = time.time() - IN_USE_SECONDS
+        in_use = sum(size for folder, size in sizes.items() if used[folder] > since)
+        return in_use, {f: size for f, size in sizes.items() if used[f] <= since}
 
 
 class Shelf:
@@ -87,7 +109,8 @@ class Shelf:
         self._index = _Index.of([])
         self._keys: list[Keys] = []
         self._rows: list[Tensor] = []
-        self._takes_rows = True
+        self._noted = -math.inf
+        self.takes_rows = True
 
     def lock(self) -> FileLock:
         """To be held by who fills the shelf, so that two processes do not do the same work."""
@@ -104,8 +127,10 @@ class Shelf:
 
         None where there is not one.
         """
+        self._note_use()
         block, row = self._find(keys)
         found = block >= 0
+        lost = False
         parts: list[tuple[NDArray[np.intp], Tensor]] = []
         for number in np.unique(block[found]):
             where = np.flatnonzero(block == number)
@@ -115,7 +140,10 @@ class Shelf:
             except (OSError, CorruptedError):
                 # Evicted by another process, or damaged: all of it is made again.
                 at.path.unlink(missing_ok=True)
-                found[where] = False
+                found[where], lost = False, True
+        if lost:
+            # Else its rows would be looked for there for ever.
+            self._refresh()
         if not parts:
             return None, found
         position = np.cumsum(found) - 1
@@ -126,7 +154,7 @@ class Shelf:
 
     def put(self, keys: Keys, rows: Tensor) -> None:
         """Take in rows (N, …); they are on disk when their block is full, or after `flush`."""
-        if not self._takes_rows:
+        if not self.takes_rows:
             return
         self._keys.append(keys)
         self._rows.append(rows)
@@ -139,19 +167,32 @@ class Shelf:
             return
         keys, rows = np.concatenate(self._keys), torch.cat(self._rows)
         self._keys, self._rows = [], []
-        partial = self.folder / f"{uuid.uuid4().hex}{_PARTIAL}"
+        # Another process may have made the same meanwhile.
+        absent = self.missing(keys)
+        keys, rows = keys[absent], rows[torch.from_numpy(absent)]
+        if not len(keys):
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._takes_rows = self._store.make_room(rows.nbytes, self.folder)
-            if self._takes_rows:
+            self.takes_rows = self._store.make_room(rows.nbytes)
+            if self.takes_rows:
                 # For people who wonder what fills their disk.
                 (self.folder / "address.json").write_text(self._address)
-                _write(partial, keys, rows)
-                partial.replace(partial.with_suffix(_BLOCK))
-        except OSError:
-            # A full disk: what is not kept is computed.
-            self._takes_rows = False
-            partial.unlink(missing_ok=True)
+                with whole_file(self.folder / f"{uuid.uuid4().hex}{_BLOCK}") as beside:
+                    _write(beside, keys, rows)
+        except FileNotFoundError:
+            # Another process has just made room of this shelf: these rows are made again.
+            pass
+        except (OSError, SafetensorError):
+            # A full disk, which safetensors has an error of its own for: what is not kept is
+            # computed.
+            self.takes_rows = False
+
+    def _note_use(self) -> None:
+        if time.monotonic() - self._noted > NOTED_SECONDS:
+            self._noted = time.monotonic()
+            with suppress(FileNotFoundError):
+                os.utime(self.folder)
 
     def _find(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         block, row = self._index.find(keys)
@@ -207,8 +248,9 @@ class _Block:
             return None
         return cls(
             path,
-            keys.numpy(),
-            checksums.numpy(),
+            # Not the mapped file, which would keep its place on the disk after it was removed.
+            keys.numpy().copy(),
+            checksums.numpy().copy(),
             empty.dtype,
             tuple(empty.shape[1:]),
             8 + length + begin,
@@ -234,7 +276,10 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Index:
-    """Where each key's row is: 32 bytes a row, sorted by the first half of the key."""
+    """Where each key's row is: 32 bytes a row, sorted by the first half of the key.
+
+    Its blocks have 20 more: key and checksum.
+    """
 
     blocks: list[_Block]
     first: NDArray[np.uint64]
@@ -286,10 +331,8 @@ def _checksum(key: NDArray[np.uint64], row: memoryview) -> int:
 
 
 def _sweep(folder: Path) -> None:
-    """Note that the shelf is of use, and remove what a killed process left half-written."""
-    with suppress(FileNotFoundError):
-        os.utime(folder)
-    for partial in folder.glob(f"*{_PARTIAL}"):
+    """Remove what a killed process left half-written."""
+    for partial in folder.glob("*.partial"):
         with suppress(FileNotFoundError):
             if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
                 partial.unlink()

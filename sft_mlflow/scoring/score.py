@@ -70,15 +70,18 @@ def score(
     Images are decoded by threads while the model works on earlier ones; memory does not grow with
     their number. Killed at any point, the same call goes on after the last whole part, and the
     output is the same to the byte. An output of the same job is left as it is: same images, by
-    path, label, size and time of change, and same model. overwrite: score again and replace
-    whatever is there; drop what another job has begun.
-    Raises OptionsError where the output is another job's, or another process is writing it.
+    path, label, size and time of change, and same model. overwrite: score again and replace another
+    output or file; drop what another job has begun.
+    Raises OptionsError where the output is another job's, or another process is writing it; and
+    whatever is said, where it is the input, or a folder of other things than scores.
     """
     output = Path(os.path.abspath(output.expanduser()))
     found = survey(inputs)
     job = _job(predictor.config, inputs, found, model_version)
     partial = output.with_name(f"{output.name}.partial")
-    _refuse_others(output, partial, job, overwrite)
+    _refuse_losses(output, inputs)
+    if not overwrite:
+        _refuse_others(output, partial, job)
     if not overwrite and _is_output_of(output, job):
         errors = sum(_errors(path) for path in _parts_of(output))
         yield ScoreStarted(found.images, found.images, found.labelled, found.digest)
@@ -221,9 +224,18 @@ def _job(config: ModelConfig, inputs: Inputs, found: Survey, model_version: str)
     }
 
 
-def _refuse_others(output: Path, partial: Path, job: dict[str, str], overwrite: bool) -> None:
-    if overwrite:
-        return
+def _refuse_losses(output: Path, inputs: Inputs) -> None:
+    """What could not be made again is never replaced."""
+    other_folder = output.is_dir() and any(output.iterdir()) and _read_job(output) is None
+    other_file = output.is_file() and output.suffix.lower() not in _SINGLE_FILE
+    if output == inputs.root or other_folder or other_file:
+        raise OptionsError(
+            f"output: {output} is what is scored, or has other things than scores, and is never "
+            "replaced. Choose another output."
+        )
+
+
+def _refuse_others(output: Path, partial: Path, job: dict[str, str]) -> None:
     if output.exists() and not _is_output_of(output, job):
         raise OptionsError(
             f"output: {output} exists and is not the result of this job. Choose another output, "

@@ -170,10 +170,15 @@ def run_study(
     """
     lanes = open_lanes(material, workers)
     running: dict[Lane, _Running] = {}
+    # Asked again only when a trial has ended: it is a question to the storage.
+    may_start = True
     try:
         while True:
             for lane in lanes:
-                if lane not in running and _may_start(study, space, limits, len(running)):
+                if lane in running or not may_start:
+                    continue
+                may_start = _may_start(study, space, limits, len(running))
+                if may_start:
                     trial = study.ask()
                     begun = _begin(study, trial, space, settings, material, lane)
                     running[lane] = begun
@@ -189,6 +194,7 @@ def run_study(
                 if isinstance(events[-1], TrialEnded):
                     _tell(study, at, events[-1])
                     del running[lane]
+                    may_start = True
     finally:
         for lane in lanes:
             lane.close()

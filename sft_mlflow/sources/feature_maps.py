@@ -6,6 +6,8 @@ cut as that of a classifier is; what a suffix is given is the value at its cut a
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -127,7 +129,13 @@ def _traced(path: Sequence[Node], last: Node) -> Traced:
 def _maps(model: nn.Module, traced: Traced) -> dict[int, tuple[int, int]]:
     """For each stride the position of the last block's end with such a map, and its channels."""
     graph = torch.fx.GraphModule(model, traced.output.graph)
-    ShapeProp(graph).propagate(torch.zeros(1, 3, _SIDE, _SIDE))
+    try:
+        # It prints what it then raises.
+        with contextlib.redirect_stderr(io.StringIO()):
+            ShapeProp(graph).propagate(torch.zeros(1, 3, _SIDE, _SIDE))
+    except RuntimeError:
+        # A transformer for images of one other size.
+        return {}
     found = {}
     for position in sorted(cuts.block_ends(model, traced)):
         shape = traced.nodes[position].meta["tensor_meta"].shape

@@ -7,13 +7,6 @@ from torch import nn
 from sft_mlflow.sources import cuts
 
 
-def as_linear(head: nn.Module) -> nn.Linear:
-    """The head of a classifier, which is a linear function of one feature vector."""
-    if not isinstance(head, nn.Linear):
-        raise TypeError(f"{type(head).__name__} is no linear layer")
-    return head
-
-
 def replace_head(model: nn.Module, classes: int) -> str:
     """Put a new linear layer for that many classes at the end; its module path comes back.
 

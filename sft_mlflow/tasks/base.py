@@ -53,16 +53,16 @@ class Frame:
         return cls(config.classes, config.preprocessing.pixels, values, config.calibration)
 
 
-class LossSettings(Protocol):
-    """What of the recipe a loss reads."""
+@dataclass(frozen=True)
+class LossSettings:
+    """What of the recipe a loss reads.
 
-    @property
-    def label_smoothing(self) -> float:
-        """Share of the target that is spread over all classes, in [0, 1)."""
+    label_smoothing: share of the target that is spread over all classes, in [0, 1);
+    class_weights: (classes,) float32 on the device, or None where all count the same.
+    """
 
-    @property
-    def class_weights(self) -> Tensor | None:
-        """(classes,) float32, or None where all count the same."""
+    label_smoothing: float
+    class_weights: Tensor | None
 
 
 class Building(Protocol):

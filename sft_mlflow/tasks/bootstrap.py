@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from sft_mlflow.tasks.figures import Interval
 
 CONFIDENCE = 0.95
+# At each end, in percent.
+TAIL = (1 - CONFIDENCE) / 2 * 100
 
 
 def resampled(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.intp]]:
@@ -25,6 +27,5 @@ def interval(value: float, drawn: Sequence[float]) -> Interval:
     Basic and not of percentiles: average precision is larger where images are drawn twice, and
     the figure itself would stand at the end of such an interval or outside of it.
     """
-    tail = (1 - CONFIDENCE) / 2 * 100
-    low, high = 2 * value - np.nanpercentile(drawn, [100 - tail, tail])
+    low, high = 2 * value - np.nanpercentile(drawn, [100 - TAIL, TAIL])
     return Interval(value, float(max(0.0, low)), float(min(1.0, high)))

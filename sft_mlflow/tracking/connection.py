@@ -16,8 +16,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from sft_mlflow.errors import TrackingError
+from sft_mlflow.errors import TrackingError, first_line
 
+# How often MLflow's client tries a request again.
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _FILE = "sqlite:///"
 
 
@@ -31,20 +33,37 @@ def connect() -> MlflowClient:
     # client's: said once, so that they are the same even if the environment changes.
     mlflow.set_tracking_uri(uri)
     try:
-        with _alone(uri):
+        with _alone(uri), _soon():
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except MlflowException as error:
         raise TrackingError(
-            f"{uri}: does not answer ({str(error).splitlines()[0]}). "
+            f"{uri}: does not answer ({first_line(error)}). "
             f"Check MLFLOW_TRACKING_URI and that its server runs."
         ) from error
     except SQLAlchemyError as error:
         raise TrackingError(
-            f"{uri}: no database that MLflow can use ({str(error).splitlines()[0]}). If a process "
+            f"{uri}: no database that MLflow can use ({first_line(error)}). If a process "
             "ended while it made it, delete the file; else check MLFLOW_TRACKING_URI."
         ) from error
     return client
+
+
+def leave_waiting_to_the_outbox() -> None:
+    """Have MLflow's client give up soon: the outbox tries again, and holds up nobody."""
+    os.environ.setdefault(_RETRIES, "1")
+
+
+@contextmanager
+def _soon() -> Iterator[None]:
+    """In it MLflow's client gives up soon, and not after minutes, unless the user said when."""
+    given = os.environ.get(_RETRIES)
+    os.environ.setdefault(_RETRIES, "1")
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[_RETRIES]
 
 
 @contextmanager

@@ -219,10 +219,12 @@ def from_annotated_images(
     Raises OptionsError for another layout, DataError for wrong annotations.
     """
     from sft_mlflow.data.readers import task_for
+    from sft_mlflow.data.truth import task_named
     from sft_mlflow.errors import OptionsError
 
-    wanted = next((name for name in ("detection", "segmentation") if name == task), None)
-    found = task_for(str(path), wanted)
+    if task not in (None, "detection", "segmentation"):
+        raise OptionsError(f"task: {task!r} is neither 'detection' nor 'segmentation'.")
+    found = task_for(str(path), None if task is None else task_named(task))
     if found == "classification":
         raise OptionsError(f"{path}: has neither boxes nor masks. Take from_image_folder.")
     return _read(str(path), found, name, digest)
@@ -252,6 +254,7 @@ def _read(uri: str, task: "TaskName", name: str | None, digest: str | None) -> I
     from sft_mlflow.data.ordered import THREADS, ordered_map
     from sft_mlflow.data.readers import read
     from sft_mlflow.data.scan import scan
+    from sft_mlflow.home import home
 
     def content(file: Path) -> str:
         try:
@@ -260,16 +263,17 @@ def _read(uri: str, task: "TaskName", name: str | None, digest: str | None) -> I
             # A missing file is part of what is listed; a study finds and reports it.
             return ""
 
-    # Neither reader writes anything, so the cache is never touched.
-    listing = read(uri, cache=Path(), task=task)
+    listing = read(uri, cache=home() / "data", task=task)
+    paths = [entry.path for entry in listing.entries]
     if task != "classification":
         # Boxes may be shares of the image, and what a mask shows is known when it was read.
-        facts = scan([entry.path for entry in listing.entries])
+        facts = scan(paths)
         listing = replace(listing, entries=examine_annotations(listing, facts, "clip").entries)
-    if digest is None:
-        digests = list(ordered_map(content, [e.path for e in listing.entries], ahead=4 * THREADS))
+        digests = [fact.digest for fact in facts]
+    elif digest is None:
+        digests = list(ordered_map(content, paths, ahead=4 * THREADS))
     else:
-        digests = [""] * len(listing.entries)
+        digests = [""] * len(paths)
     rows = [
         ImageRow(entry.path, found, entry.truth, entry.split)
         for entry, found in zip(listing.entries, digests, strict=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from mlflow.models.evaluation.artifacts import CsvEvaluationArtifact, ImageEvalu
 from sft_mlflow.data.images import BrokenImageError, decode, read_bytes
 from sft_mlflow.errors import DataError
 from sft_mlflow.tasks.figures import Confusion
+from sft_mlflow.tracking.outbox import now
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,12 +71,11 @@ def log_figures(
     figures: Mapping[str, float], dataset: EvaluationDataset, run_id: str, model_id: str | None
 ) -> None:
     """Log the figures to run and model, with the data set that they are of."""
-    now = int(time.time() * 1000)
     logged = [
         Metric(
             key=name,
             value=value,
-            timestamp=now,
+            timestamp=now(),
             step=0,
             model_id=model_id,
             dataset_name=dataset.name,
@@ -94,7 +93,8 @@ def log_artifacts(
     """Log the tables and the confusion matrix below `evaluation`, it as a picture as well."""
     names = confusion.names
     matrix = pd.DataFrame(confusion.counts, index=pd.Index(names, name="true"), columns=list(names))
-    tables = {**tables, "confusion_matrix": matrix.reset_index()}
+    # A class may have that name too.
+    tables = {**tables, "confusion_matrix": matrix.reset_index(allow_duplicates=True)}
     drawing = _draw(confusion) if len(names) <= _DRAWN_CLASSES else None
     client = MlflowClient()
     root = client.get_run(run_id).info.artifact_uri

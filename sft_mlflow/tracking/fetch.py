@@ -17,7 +17,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from sft_mlflow.data.readers.materialised import materialise
-from sft_mlflow.errors import OptionsError, TrackingError
+from sft_mlflow.errors import OptionsError, TrackingError, first_line
 from sft_mlflow.sources import model_folder
 
 ARTIFACT = "artifacts/model"
@@ -93,7 +93,7 @@ def resolve(client: MlflowClient, uri: str) -> ModelReference:
         return reference_of(client, _aliased(client, match[1], match[2]))
     if match := _RUN.fullmatch(uri):
         return _of_logged_model(_model_of_run(client, match[1], match[2]))
-    if (match := _BARE.fullmatch(uri)) or "/" not in uri.replace("@", "/"):
+    if (match := _BARE.fullmatch(uri)) or not {"/", "@"} & set(uri):
         return reference_of(client, _preferred(client, match[1] if match else uri))
     raise OptionsError(
         f"model: {uri!r} is not understood. Give models:/NAME@ALIAS, models:/NAME/VERSION, "
@@ -146,7 +146,7 @@ def download(client: MlflowClient, reference: ModelReference, *, into: Path) -> 
     except MlflowException as error:
         raise TrackingError(
             f"{reference.uri}: holds no {ARTIFACT}, so it was not made by sft_mlflow, or its "
-            f"artifacts are out of reach ({_first_line(error)}). Give a model that `finetune` made."
+            f"artifacts are out of reach ({first_line(error)}). Give a model that `finetune` made."
         ) from error
 
 
@@ -156,7 +156,7 @@ def registered_model(client: MlflowClient, name: str) -> RegisteredModel:
         return client.get_registered_model(name)
     except MlflowException as error:
         if not exists_not(error):
-            raise TrackingError(f"models:/{name}: {_first_line(error)}") from error
+            raise TrackingError(f"models:/{name}: {first_line(error)}") from error
         names = registered_names(client)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f"Nearest: {', '.join(near)}." if near else _listing("Registered", names)
@@ -190,7 +190,7 @@ def version_at(client: MlflowClient, name: str, alias: str) -> ModelVersion | No
     except MlflowException as error:
         if exists_not(error):
             return None
-        raise TrackingError(f"models:/{name}@{alias}: {_first_line(error)}") from error
+        raise TrackingError(f"models:/{name}@{alias}: {first_line(error)}") from error
 
 
 def _of_logged_model(model: LoggedModel) -> ModelReference:
@@ -211,7 +211,7 @@ def _logged_model(client: MlflowClient, model_id: str) -> LoggedModel:
     except MlflowException as error:
         raise TrackingError(
             f"models:/{model_id}: no such LoggedModel on {client.tracking_uri} "
-            f"({_first_line(error)}). The page of the run that made it shows its id."
+            f"({first_line(error)}). The page of the run that made it shows its id."
         ) from error
 
 
@@ -221,7 +221,7 @@ def _version(client: MlflowClient, name: str, number: str) -> ModelVersion:
         return client.get_model_version(name, number)
     except MlflowException as error:
         if not exists_not(error):
-            raise TrackingError(f"models:/{name}/{number}: {_first_line(error)}") from error
+            raise TrackingError(f"models:/{name}/{number}: {first_line(error)}") from error
         found = sorted(int(v.version) for v in client.search_model_versions(f"name='{name}'"))
         raise TrackingError(
             f"model: {name!r} has no version {number}. "
@@ -256,7 +256,7 @@ def _model_of_run(client: MlflowClient, run_id: str, name: str | None) -> Logged
         run: Run = client.get_run(run_id)
     except MlflowException as error:
         raise TrackingError(
-            f"runs:/{run_id}: no such run on {client.tracking_uri} ({_first_line(error)})."
+            f"runs:/{run_id}: no such run on {client.tracking_uri} ({first_line(error)})."
         ) from error
     best = run.data.tags.get(BEST_MODEL)
     if best is not None and name is None:
@@ -285,7 +285,3 @@ def _model_of_run(client: MlflowClient, run_id: str, name: str | None) -> Logged
 def _listing(what: str, names: list[str]) -> str:
     shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
     return f"{what}: {shown or 'none'}."
-
-
-def _first_line(error: MlflowException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -86,8 +87,7 @@ class Comparison:
     only_champion, only_challenger: images that one alone gets right, None where an image is not
     right or wrong; p_better, p_worse: one-sided tests of the challenger being no better, or no
     worse, than the champion: McNemar's exact one, or a paired bootstrap of the gate's metric over
-    images; measured: what classes are
-    compared by; counted: what their counts are of.
+    images; measured: what classes are compared by; counted: what their counts are of.
     """
 
     champion: Figures
@@ -188,6 +188,7 @@ def compare(
     after, before = (
         judging.by_class(one.evidence, samples, one.frame) for one in (challenger, champion)
     )
+    shown = Counter(name for sample in samples for name in classes_in(sample.truth))
     return Comparison(
         champion=_figures(judging, samples, champion),
         challenger=_figures(judging, samples, challenger),
@@ -201,7 +202,7 @@ def compare(
             ClassChange(
                 name=name,
                 count=count,
-                images=sum(name in classes_in(sample.truth) for sample in samples),
+                images=shown[name],
                 champion=value,
                 challenger=after[name][1],
                 # Of a class the recall is the share of its images that are right.

@@ -71,6 +71,11 @@ def given_test_data(
     listed = read(uri, cache=cache, task=task, ignored=ignored)
     sided = any(entry.split is not None for entry in listed.entries)
     tests = tuple(e for e in listed.entries if e.split == "test" or not sided)
+    if not tests:
+        raise DataError(
+            f"{listed.uri}: its images have sides, and none of them is on test. Put some there, or "
+            "say nothing of sides."
+        )
     listing = replace(listed, entries=tests)
     examined = examine_annotations(listing, scan([entry.path for entry in tests]), "clip")
     entries, facts = examined.entries, examined.facts

@@ -30,8 +30,9 @@ from sft_mlflow.tracking.evaluation import answers_to, log_artifacts, log_figure
 Parts = Sequence[Mapping[str, Any]]
 
 _TASKS = {task.model_type: task for task in (DETECTION, SEGMENTATION)}
-_CORNERS = {"xmin", "ymin", "xmax", "ymax"}
 _COLUMNS = {DETECTION.name: "boxes", SEGMENTATION.name: "segments"}
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_KEYS = {DETECTION.name: ("label", *_CORNERS), SEGMENTATION.name: ("label", "size", "counts")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +84,9 @@ class BoxAndMaskEvaluator(ModelEvaluator):  # type: ignore[misc, unused-ignore]
         del evaluator_config, predictions, kwargs
         task = _TASKS[model_type]
         refuse_extras(dataset, extra_metrics, custom_artifacts)
-        truth = [_parts(value, "target", row) for row, value in enumerate(dataset.labels_data)]
+        truth = [_parts(task, v, "target", row) for row, v in enumerate(dataset.labels_data)]
         found = (
-            [_parts(value, "prediction", row) for row, value in enumerate(dataset.predictions_data)]
+            [_parts(task, v, "answer", row) for row, v in enumerate(dataset.predictions_data)]
             if model is None
             else _predicted(task, model, dataset.features_data)
         )
@@ -117,32 +118,24 @@ def _predicted(task: Task, model: Any, frame: pd.DataFrame) -> list[Parts]:
                 f"The model does not answer with a column {column!r}, as models for {task.name} "
                 "that sft_mlflow made do."
             )
-        found += [_parts(v, "answer", len(found) + n) for n, v in enumerate(answer[column])]
+        found += [_parts(task, v, "answer", len(found) + n) for n, v in enumerate(answer[column])]
     return found
 
 
-def _parts(value: Any, what: str, row: int) -> Parts:
+def _parts(task: Task, value: Any, what: str, row: int) -> Parts:
     try:
         parts = json.loads(value) if isinstance(value, str) else list(value)
     except (TypeError, ValueError):
         parts = None
+    keys = _KEYS[task.name]
     if not isinstance(parts, list) or not all(
-        isinstance(part, Mapping)
-        and "label" in part
-        and (part.keys() >= _CORNERS or "counts" in part)
-        for part in parts
+        isinstance(part, Mapping) and part.keys() >= set(keys) for part in parts
     ):
         raise DataError(
-            f"row {row}: the {what} is no list of boxes or segments, each with its label, nor JSON "
-            "of one (docs/mlflow.md)."
+            f"row {row}: the {what} is no list of {_COLUMNS[task.name]}, each with "
+            f"{', '.join(keys)}, nor JSON of one (docs/mlflow.md)."
         )
     return parts
-
-
-def _is_part(part: Any) -> bool:
-    return isinstance(part, Mapping) and (
-        part.keys() >= {"label", *_CORNERS} or part.keys() >= {"label", "size", "counts"}
-    )
 
 
 def _classes(*images: Sequence[Parts]) -> tuple[str, ...]:
@@ -163,7 +156,7 @@ def _boxes(found: Sequence[Parts], truth: Sequence[Parts]) -> _Judged:
 
 
 def _box(part: Mapping[str, Any]) -> Box:
-    xmin, ymin, xmax, ymax = (float(part[name]) for name in ("xmin", "ymin", "xmax", "ymax"))
+    xmin, ymin, xmax, ymax = (float(part[name]) for name in _CORNERS)
     return Box(str(part["label"]), xmin, ymin, xmax, ymax)
 
 

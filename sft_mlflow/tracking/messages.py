@@ -31,14 +31,14 @@ from PIL import Image
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.tracking import outbox, packaging
 from sft_mlflow.tracking.datasets import ImageDataset
-from sft_mlflow.tracking.fetch import model_id_of
 from sft_mlflow.tracking.outbox import Message, now
+from sft_mlflow.tracking.versions import version_of
 
 PARENT = "parent"
 # MLflow shows this tag as the description of a run, as Markdown.
 DESCRIPTION = "mlflow.note.content"
 KEY = "sft.key"
-# MLflow's own limits on one value of a parameter and of a tag.
+# MLflow's own limit on one value of a parameter, and what servers of every age take of a tag.
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
 
 
@@ -93,7 +93,10 @@ def model(
     params: Mapping[str, str],
     model_tags: Mapping[str, str],
 ) -> Message:
-    """The LoggedModel of a run: its folder, figures, recipe and tags."""
+    """The LoggedModel of a run: its folder, figures, recipe and tags.
+
+    example: file of an encoded image, to show in what form it takes its input.
+    """
     return {
         "kind": "model",
         "key": key,
@@ -258,7 +261,7 @@ class Delivery:
         )
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "model"
-            example = packaging.example_image(Path(message["example"]))
+            example = Path(message["example"]).read_bytes()
             packaging.package(Path(message["folder"]), example, described, target)
             self._client.log_model_artifacts(model_id, str(target))
         figures = [
@@ -289,28 +292,21 @@ class Delivery:
 
     def _registered(self, message: Message, ids: Mapping[str, str], again: bool) -> dict[str, str]:
         name, model_id = message["name"], ids[model_id_key(message["key"])]
-        # Asked first: a registration that fails half-way leaves an empty registered model.
-        if not self._client.search_registered_models(f"name = '{name}'"):
-            self._client.create_registered_model(name)
-        versions = self._client.search_model_versions(f"name = '{name}'")
-        known = [v for v in versions if model_id_of(v) == model_id]
-        # Readings of the test data are counted on from there, by promotions.
-        version = known[0] if known else self._new_version(message, ids, model_id)
+        version = version_of(
+            self._client,
+            name,
+            model_id,
+            source=f"models:/{model_id}",
+            run_id=ids[message["key"]],
+            # Readings of the test data are counted on from there, by promotions.
+            tags={**message["tags"], **message["first_tags"]},
+        )
         number = str(version.version)
         for tag, value in message["tags"].items():
             self._client.set_model_version_tag(name, number, tag, value)
         if message["alias"]:
             self._client.set_registered_model_alias(name, message["alias"], number)
         return {version_key(message["key"]): number}
-
-    def _new_version(self, message: Message, ids: Mapping[str, str], model_id: str) -> Any:
-        return self._client.create_model_version(
-            message["name"],
-            source=f"models:/{model_id}",
-            run_id=ids[message["key"]],
-            model_id=model_id,
-            tags={**message["tags"], **message["first_tags"]},
-        )
 
     def _ended(self, message: Message, ids: Mapping[str, str], again: bool) -> dict[str, str]:
         self._client.set_terminated(ids[message["key"]], message["status"], message["time"])

@@ -23,6 +23,7 @@ from sft_mlflow.tracking import messages
 from sft_mlflow.tracking.datasets import dataset_of
 from sft_mlflow.tracking.held_out import ANCESTORS, MANIFEST
 from sft_mlflow.tracking.outbox import Outbox, now
+from sft_mlflow.tracking.packaging import example_image
 from sft_mlflow.training.events import EpochEnded, Pictured
 from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.training.trial import EVIDENCE
@@ -56,6 +57,7 @@ class Mirror:
         self._epochs: dict[int, list[EpochEnded]] = {}
         self._best = best
         self._ancestors = ancestors
+        self._example = example_image(manifest.side("test")[0].path)
 
     def __call__(self, event: StudyEvent) -> None:
         """Queue what MLflow should know of the event."""
@@ -120,14 +122,16 @@ class Mirror:
         png = folder.with_name("confusion.png")
         png.write_bytes(self._confusion(folder, config))
         self._outbox.put(messages.files(key, {"confusion.png": png}))
-        example = next(s for s in self._manifest.samples if s.split == "test")
+        # Of its own: by the time of delivery the user's files may be elsewhere.
+        example = folder.with_name("example.png")
+        example.write_bytes(self._example)
         figures = {k: v for k, v in best.metrics.items() if k.startswith("valid/")}
         self._outbox.put(
             messages.model(
                 key,
                 name=f"{self._manifest.name}-{recipe.depth}",
                 folder=folder,
-                example=example.path,
+                example=example,
                 values={f"best/{k}": v for k, v in figures.items()},
                 params=recipe_text(recipe),
                 model_tags=model_tags(self._manifest, config),

@@ -27,16 +27,16 @@ from mlflow.protos.databricks_pb2 import (
     UNAUTHENTICATED,
     ErrorCode,
 )
-from requests import RequestException
+from requests import HTTPError, RequestException
 
-from sft_mlflow.errors import DataError, TrackingError
+from sft_mlflow.errors import DataError, TrackingError, first_line
 from sft_mlflow.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
 
 MESSAGES = "outbox.jsonl"
 DELIVERED = "delivered.json"
-LONGEST_PAUSE_SECONDS = 10.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
 # Under this key, ids hold a name of the outbox itself that no other one has.
 OUTBOX = "outbox"
 # Refused credentials too: a token that ran out is renewed while the study goes on.
@@ -50,6 +50,8 @@ _TRANSIENT = {
         PERMISSION_DENIED,
     )
 }
+
+_TRANSIENT_STATUS = {401, 403, 408, 429}
 
 Message = Mapping[str, Any]
 
@@ -101,7 +103,7 @@ class Outbox:
         self._thread.start()
 
     def put(self, message: Message) -> None:
-        """Queue a message (JSON); returns as soon as it is on disk."""
+        """Queue a message (JSON); returns as soon as it is in the file."""
         with self._changed:
             self._file.write(json.dumps(message) + "\n")
             self._file.flush()
@@ -157,7 +159,7 @@ class Outbox:
     def _deliver_all(self) -> None:
         # The first may have been delivered by a process that died before it could note so.
         again = True
-        failures = 0
+        pause = FIRST_PAUSE_SECONDS
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._closing)
@@ -166,26 +168,19 @@ class Outbox:
                 message = self._queue[0]
             try:
                 learnt = self._deliver(message, self.ids, again)
-            except (
-                MlflowException,
-                RequestException,
-                OSError,
-                UnknownKeyError,
-                DataError,
-            ) as error:
-                if _is_lasting(error):
+            except _EXPECTED as error:
+                if is_lasting(error):
                     _log.warning("MLflow refused %s: %s", message["kind"], error)
                     self._advance({}, f"{message['kind']}: {error}")
                     continue
                 again = True
-                failures += 1
-                self.problem = str(error).splitlines()[0]
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                self.problem = first_line(error)
                 with self._changed:
-                    pause = min(0.5 * 2**failures, LONGEST_PAUSE_SECONDS)
                     self._changed.wait_for(lambda: self._closing, pause)
                 continue
             again = False
-            failures = 0
+            pause = FIRST_PAUSE_SECONDS
             self.problem = None
             self._advance(learnt, None)
 
@@ -200,10 +195,14 @@ class Outbox:
             self._changed.notify_all()
 
 
-def _is_lasting(error: Exception) -> bool:
+def is_lasting(error: Exception) -> bool:
     """Whether trying again cannot help."""
     if isinstance(error, FileNotFoundError | UnknownKeyError | DataError):
         return True
+    if isinstance(error, HTTPError) and error.response is not None:
+        # Of artifacts, which MLflow sends past its own errors: one that is too large, say.
+        status = error.response.status_code
+        return 400 <= status < 500 and status not in _TRANSIENT_STATUS
     if not isinstance(error, MlflowException):
         return False
     # A server that cannot be reached is an MlflowException too, with the HTTP error in its text.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +17,6 @@ from typing import Literal
 
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, InputTag, Metric, RunTag
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from sft_mlflow.data.loading import save_manifest
@@ -40,12 +37,13 @@ from sft_mlflow.tracking.fetch import (
     FetchedModel,
     download,
     fetch,
-    model_id_of,
     reference_of,
     version_at,
 )
 from sft_mlflow.tracking.gate import Condition, Contestant, Gate, Verdict, judge
 from sft_mlflow.tracking.lock import LockLostError, promotion_lock
+from sft_mlflow.tracking.outbox import now
+from sft_mlflow.tracking.versions import version_of
 
 __all__ = ["Decision", "JudgedImages", "decisions", "promote", "rollback"]
 
@@ -259,22 +257,15 @@ def _version_of(client: MlflowClient, model_name: str, model: FetchedModel, run_
     if reference.name == model_name and reference.version is not None:
         return reference.version
     with promotion_lock(client, model_name, run_id=run_id):
-        for known in client.search_model_versions(f"name='{model_name}'"):
-            if reference.model_id is not None and model_id_of(known) == reference.model_id:
-                return str(known.version)
-        try:
-            client.create_registered_model(model_name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise TrackingError(f"models:/{model_name}: cannot be made ({error}).") from error
-        created: ModelVersion = client.create_model_version(
+        found = version_of(
+            client,
             model_name,
+            reference.model_id,
             source=f"models:/{reference.model_id}" if reference.model_id else reference.location,
             run_id=reference.run_id,
-            model_id=reference.model_id,
             tags={k: v for k, v in reference.tags.items() if k.startswith("sft.")},
         )
-        return str(created.version)
+        return str(found.version)
 
 
 def _champion(client: MlflowClient, model_name: str) -> str | None:
@@ -323,10 +314,9 @@ def _now() -> str:
 
 
 def _log(client: MlflowClient, run_id: str, decision: Decision, test: Manifest | None) -> None:
-    now = int(time.time() * 1000)
     client.log_batch(
         run_id,
-        metrics=[Metric(name, value, now, 0) for name, value in _metrics(decision).items()],
+        metrics=[Metric(name, value, now(), 0) for name, value in _metrics(decision).items()],
         tags=[RunTag(TAG, decision.outcome)],
     )
     content = {**asdict(decision), "failed": [c.name for c in decision.failed]}

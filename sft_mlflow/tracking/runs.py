@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelInput,
+    Metric,
+    Param,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
@@ -19,12 +27,12 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_RUN_NAME,
 )
 
-from sft_mlflow.errors import TrackingError
+from sft_mlflow.errors import TrackingError, first_line
 from sft_mlflow.tracking import outbox
 from sft_mlflow.tracking.datasets import DIGEST_LENGTH
 from sft_mlflow.tracking.fetch import ModelReference
 from sft_mlflow.tracking.messages import LONGEST_PARAM, PARENT, shortened
-from sft_mlflow.tracking.outbox import now
+from sft_mlflow.tracking.outbox import is_lasting, now
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ def parent_run(client: MlflowClient, name: str, command: str) -> ParentRun:
         return ParentRun(run.info.run_id, experiment_id)
     except MlflowException as error:
         raise TrackingError(
-            f"{client.tracking_uri}: no run could be started ({str(error).splitlines()[0]}). "
+            f"{client.tracking_uri}: no run could be started ({first_line(error)}). "
             f"Check MLFLOW_TRACKING_URI and that its server runs."
         ) from error
 
@@ -62,25 +70,25 @@ def single(
     client: MlflowClient, name: str, command: str, options: Mapping[str, str]
 ) -> Iterator[str]:
     """Id of the run of a command that is no study, ended in the way that the block ends."""
-    parent = parent_run(client, name, command)
-    status = "FAILED"
+    run_id = parent_run(client, name, command).run_id
+    given = {f"options.{option}": value for option, value in options.items()}
+    params = [Param(k, v) for k, v in shortened(given, LONGEST_PARAM).items()]
     try:
-        for option, value in shortened(options, LONGEST_PARAM).items():
-            client.log_param(parent.run_id, f"options.{option}", value)
-        yield parent.run_id
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    except MlflowException as error:
+        client.log_batch(run_id, params=params)
+        yield run_id
+        client.set_terminated(run_id, "FINISHED")
+    except BaseException as error:
+        # A server that is away already has its error; another one would hide it.
+        with suppress(MlflowException):
+            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+            client.set_terminated(run_id, status)
+        if not isinstance(error, MlflowException):
+            raise
+        what = "refuses this" if is_lasting(error) else "does not answer any more"
         raise TrackingError(
-            f"{client.tracking_uri}: does not answer any more ({str(error).splitlines()[0]}). "
+            f"{client.tracking_uri}: {what} ({first_line(error)}). "
             f"What was done is kept; the same command goes on."
         ) from error
-    finally:
-        # A server that is away already has its error; another one would hide it.
-        with suppress(*([] if status == "FINISHED" else [MlflowException])):
-            client.set_terminated(parent.run_id, status)
 
 
 def log_scored_input(client: MlflowClient, run_id: str, uri: str, digest: str) -> None:
@@ -139,7 +147,7 @@ def adopt(client: MlflowClient, folder: Path, parent: ParentRun) -> None:
     except MlflowException as error:
         raise TrackingError(
             f"{client.tracking_uri}: the runs of the interrupted study cannot be taken over "
-            f"({str(error).splitlines()[0]}). Is it the server that the study was begun on?"
+            f"({first_line(error)}). Is it the server that the study was begun on?"
         ) from error
 
 

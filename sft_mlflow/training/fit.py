@@ -28,7 +28,7 @@ from sft_mlflow.data.manifest import Sample
 from sft_mlflow.errors import TrialError
 from sft_mlflow.sources.folding import folded
 from sft_mlflow.sources.network import StagedNetwork
-from sft_mlflow.tasks.base import Answer, Evidence, Frame, Task
+from sft_mlflow.tasks.base import Answer, Evidence, Frame, LossSettings, Task
 from sft_mlflow.tasks.evidence import gathered
 from sft_mlflow.training import mixup, optimisers
 from sft_mlflow.training.averaging import Average, copies, copy
@@ -45,7 +45,7 @@ from sft_mlflow.training.events import (
 )
 from sft_mlflow.training.precision import Arithmetic
 from sft_mlflow.training.randomness import keyed
-from sft_mlflow.training.recipe import LossSettings, Recipe
+from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.training.threads import one_thread
 
 # Whose answers are told while it learns, and about how often in a fit.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 Augmentation = Literal["none", "light", "natural"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -67,11 +65,3 @@ class Recipe:
         if self.augmentation == "none":
             return range(1)
         return range(1, min(self.views, self.epochs) + 1)
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """The part of the recipe that the task's loss reads, on the device."""
-
-    label_smoothing: float
-    class_weights: Tensor | None

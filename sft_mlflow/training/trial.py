@@ -112,10 +112,10 @@ def run_trial(
         head.copy_into(network.head)
         start = head.evidence
     validations = (0 if recipe.is_probe else recipe.epochs) + (start is None)
-    batches, road = yield from _batches(
-        material, recipe, network, source, preprocessing, arithmetic, validations
-    )
     try:
+        batches, road = yield from _batches(
+            material, recipe, network, source, preprocessing, arithmetic, validations
+        )
         told = fit(
             network,
             recipe,
@@ -218,7 +218,10 @@ def _batches(
     yield chosen
     # Views come into the store as epochs take them: a trial that is pruned needs few. What is never
     # read is not filled at all.
-    starts = [(train, 0 if changed else from_train.start)] if epochs else []
+    begin = from_train.start
+    if changed and any(len(train.absent(view, begin)) for view in recipe.view_numbers):
+        begin = 0
+    starts = [(train, begin)] if epochs else []
     starts += [(valid, from_valid.start)] if validations else []
     for chain, start in starts:
         for done, total in chain.fill(start):

@@ -183,11 +183,12 @@ def test_a_study_with_other_data_space_or_epochs_is_refused_naming_what_changed(
 ) -> None:
     study = ("finetune", "--study", "fields", "--image-size", "32", "--precision", "float32")
     data = ("--data", str(finished_study.data))
-    said = finished_study.run(*study, *data, "--epochs", "2", code=2)
+    refused = finished_study.run.refused
+    said = str(refused(*study, *data, "--epochs", "2"))
     assert "epochs was '1' and is now '2'" in said
-    said = finished_study.run(*study, *data, "--epochs", "1", "--lr-max", "0.01", code=2)
+    said = str(refused(*study, *data, "--epochs", "1", "--lr-max", "0.01"))
     assert "lr_max" in said
-    said = finished_study.run(*study, "--data", "digits", "--epochs", "1", code=2)
+    said = str(refused(*study, "--data", "digits", "--epochs", "1"))
     assert "data" in said
 
 
@@ -196,14 +197,14 @@ def test_a_refused_command_leaves_the_tracking_store_as_it_was(
 ) -> None:
     before = client.search_runs([parent.info.experiment_id])
     data = ("--data", str(finished_study.data))
-    finished_study.run("finetune", "--study", "fields", *data, "--epochs", "3", code=2)
-    finished_study.run("finetune", "--study", "new", *data, "--source", "embedded://x", code=2)
-    said = finished_study.run("finetune", "--study", "new", *data, "--depths", "layer4.0", code=2)
+    refused = finished_study.run.refused
+    refused("finetune", "--study", "fields", *data, "--epochs", "3")
+    refused("finetune", "--study", "new", *data, "--source", "embedded://x")
+    said = str(refused("finetune", "--study", "new", *data, "--depths", "layer4.0"))
     assert "stem" in said
     assert "conv_head" in said
     other = ("--storage", f"sqlite:///{finished_study.run.folder / 'other.db'}")
-    said = finished_study.run("finetune", "--study", "fields", *data, *other, code=2)
-    assert "--storage" in said
+    assert "--storage" in str(refused("finetune", "--study", "fields", *data, *other))
     after = client.search_runs([parent.info.experiment_id])
     assert [run.to_dictionary() for run in after] == [run.to_dictionary() for run in before]
     assert not (finished_study.run.home / "studies" / "new").exists()
@@ -211,11 +212,24 @@ def test_a_refused_command_leaves_the_tracking_store_as_it_was(
 
 def test_what_the_data_or_the_task_refuse_needs_no_server(finished_study: FinishedStudy) -> None:
     nobody = "http://127.0.0.1:9"
-    said = finished_study.run("finetune", "--data", "fieldz", code=2, MLFLOW_TRACKING_URI=nobody)
-    assert "'fieldz' is no folder" in said
-    words = ("--data", str(finished_study.data), "--metric", "miou")
-    said = finished_study.run("finetune", *words, code=2, MLFLOW_TRACKING_URI=nobody)
-    assert "--metric miou" in said
+    refused = finished_study.run.refused
+    said = refused("finetune", "--data", "fieldz", MLFLOW_TRACKING_URI=nobody)
+    assert "'fieldz' is no folder" in str(said)
+    data = ("--data", str(finished_study.data))
+    said = refused("finetune", *data, "--metric", "miou", MLFLOW_TRACKING_URI=nobody)
+    assert "--metric miou" in str(said)
+
+
+@pytest.mark.parametrize(
+    "words", [("finetune",), ("promote", "--model-name=x"), ("score", "--model=x", "--output=y")]
+)
+def test_a_server_that_does_not_answer_is_told_soon(
+    words: tuple[str, ...], finished_study: FinishedStudy
+) -> None:
+    data = {"finetune": "--data", "score": "--input"}.get(words[0])
+    given = () if data is None else (data, str(finished_study.data))
+    said = finished_study.run.refused(*words, *given, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert "http://127.0.0.1:9: does not answer" in str(said)
 
 
 def test_the_check_writes_its_findings_as_json(

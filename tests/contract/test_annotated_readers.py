@@ -337,9 +337,9 @@ def test_what_trainval_has_beside_val_trains(tmp_path: Path) -> None:
     }
 
 
-def test_scenes_have_the_boxes_of_their_masks(tmp_path: Path) -> None:
-    boxes = load_manifest("digits", task="detection", cache=tmp_path).manifest
-    masks = load_manifest("digits", task="segmentation", cache=tmp_path).manifest
+def test_scenes_have_the_boxes_of_their_masks(digits_cache: Path) -> None:
+    boxes = load_manifest("digits", task="detection", cache=digits_cache).manifest
+    masks = load_manifest("digits", task="segmentation", cache=digits_cache).manifest
     assert len(boxes.samples) == len(masks.samples) == 360
     assert [s.digest for s in boxes.samples] == [s.digest for s in masks.samples]
     assert masks.mask_values is not None
@@ -361,7 +361,7 @@ def test_scenes_have_the_boxes_of_their_masks(tmp_path: Path) -> None:
             assert (own.max(1) + 1).tolist() == [box.xmax, box.ymax]
 
 
-def test_no_digit_of_the_scenes_stands_on_two_sides(tmp_path: Path) -> None:
-    manifest = load_manifest("digits", task="detection", cache=tmp_path).manifest
+def test_no_digit_of_the_scenes_stands_on_two_sides(digits_cache: Path) -> None:
+    manifest = load_manifest("digits", task="detection", cache=digits_cache).manifest
     assert {s.split for s in manifest.samples} == {"train", "valid", "test"}
     assert len({s.digest for s in manifest.samples}) == 360

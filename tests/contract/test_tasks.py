@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -25,11 +26,10 @@ from sft_mlflow.options import FinetuneOptions
 from sft_mlflow.sources.network import StagedNetwork, normalise
 from sft_mlflow.sources.uri import resolve
 from sft_mlflow.tasks import TASKS
-from sft_mlflow.tasks.base import Answer, Evidence, Frame, Task
+from sft_mlflow.tasks.base import Answer, Evidence, Frame, LossSettings, Task
 from sft_mlflow.tasks.detection.boxes import Boxes, true_boxes
 from sft_mlflow.tasks.segmentation.truth import true_mask
 from sft_mlflow.training.augmentation import moved
-from sft_mlflow.training.recipe import LossSettings
 
 PLAIN = LossSettings(label_smoothing=0.0, class_weights=None)
 SOURCE = "torchvision://resnet18/random"
@@ -113,10 +113,9 @@ class Made:
 
 
 @pytest.fixture(scope="module", params=TASKS)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(request: pytest.FixtureRequest, digits_cache: Path) -> Made:
     task = TASKS[request.param]
-    cache = tmp_path_factory.getbasetemp() / "tasks"
-    manifest = load_manifest("digits", task=request.param, cache=cache).manifest
+    manifest = load_manifest("digits", task=request.param, cache=digits_cache).manifest
     source = resolve(SOURCE)
     preprocessing = task.building.preprocessing(source, manifest.samples, 64)
     frame = Frame(manifest.classes, preprocessing.pixels, manifest.mask_values)

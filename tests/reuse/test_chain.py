@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +12,13 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from sft_mlflow.data import pixels
 from sft_mlflow.data.manifest import Sample
 from sft_mlflow.data.pixels import PixelSpec, pixels_of
 from sft_mlflow.data.scan import scan
 from sft_mlflow.errors import DataError
 from sft_mlflow.reuse import chain as chains
+from sft_mlflow.reuse import store as stores
 from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Road, Views
 from sft_mlflow.reuse.store import Store
 from sft_mlflow.sources import architectures
@@ -51,8 +52,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Samples:
     folder = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     for number in ALL:
-        pixels = generator.integers(0, 256, (72, 90, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
+        drawn = generator.integers(0, 256, (72, 90, 3), dtype=np.uint8)
+        Image.fromarray(drawn).save(folder / f"{number}.png")
     paths = sorted(folder.iterdir())
     facts = scan(paths)
     return tuple(Sample(p, "a", f.digest, "train") for p, f in zip(paths, facts, strict=True))
@@ -76,11 +77,15 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store", budget_bytes=10**10)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Road:
+    return road_of(request.param, size=224 if request.param == "vit_b_16" else SIZE)
+
+
 def test_stored_and_live_activations_agree_at_every_cut(
-    family: str, images: Samples, store: Store
+    family: Road, images: Samples, store: Store
 ) -> None:
-    road = road_of(family, size=224 if family == "vit_b_16" else SIZE)
+    road = family
     some = np.array([4, 1])
     points = range(1, road.network.full_depth + 1)
     live = Chain(images, road, AS_THEY_ARE, store, kept=())
@@ -96,11 +101,10 @@ def test_stored_and_live_activations_agree_at_every_cut(
         assert torch.allclose(stored, computed, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 def test_loss_and_gradients_of_the_first_step_are_those_without_the_store(
-    family: str, images: Samples, store: Store
+    family: Road, images: Samples, store: Store
 ) -> None:
-    road = road_of(family, size=224 if family == "vit_b_16" else SIZE)
+    road = family
     network = road.network
     middle = network.full_depth // 2
     network.freeze(network.full_depth - middle, statistics=False)
@@ -250,9 +254,16 @@ def test_pixels_are_decoded_once_and_then_read(
     assert np.array_equal(read.numpy(), expected)
 
 
-def _fill(images: Samples, folder: Path) -> int:
-    chain = Chain(images, road_of("shufflenet_v2_x0_5"), AS_THEY_ARE, Store(folder, 10**9), (4,))
-    return len(list(chain.fill(4)))
+def test_what_has_no_room_is_not_computed_for_the_store(
+    images: Samples, small: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(pixels, "_TOGETHER", 2)
+    row = small.points(4)[4].nbytes
+    store = Store(tmp_path / "small", budget_bytes=3 * row)
+    chain = Chain(images, small, AS_THEY_ARE, store, kept=(4,))
+    assert list(chain.fill(4)) == [(2, 6)]
+    assert len(chain.absent(0, 4)) == 4
 
 
 def test_who_waits_for_another_that_fills_is_told_how_far_it_is(
@@ -268,15 +279,3 @@ def test_who_waits_for_another_that_fills_is_told_how_far_it_is(
         filling.flush()
         assert next(waiting) == (2, len(ALL))
     assert list(waiting) == [(len(ALL), len(ALL))]
-
-
-def test_two_processes_that_fill_the_same_do_not_do_the_work_twice(
-    images: Samples, small: Road, store: Store
-) -> None:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(2) as pool:
-        steps = pool.starmap(_fill, [(images, store.folder)] * 2)
-    assert sorted(steps) == [0, 1]
-    live = Chain(images, small, AS_THEY_ARE, store, kept=()).values(ALL, 0, 4)
-    kept = Chain(images, small, AS_THEY_ARE, store, kept=(4,)).values(ALL, 0, 4)
-    assert torch.allclose(kept, live, rtol=1e-5, atol=1e-5)

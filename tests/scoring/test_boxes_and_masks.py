@@ -105,9 +105,11 @@ def written(task: Task, asked: dict[str, str], inputs: Inputs, output: Path) -> 
 
 
 @pytest.fixture(scope="module", params=["detection", "segmentation"])
-def scored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Scored:
+def scored(
+    request: pytest.FixtureRequest, digits_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Scored:
     root = tmp_path_factory.mktemp("scored")
-    manifest = load_manifest("digits", task=request.param, cache=root / "data").manifest
+    manifest = load_manifest("digits", task=request.param, cache=digits_cache).manifest
     samples = manifest.side("test")[:5]
     folder = root / "in"
     for number, sample in enumerate(samples):

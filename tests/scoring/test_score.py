@@ -192,13 +192,35 @@ def test_another_output_is_refused_and_overwritten_only_when_told(
     list(events(predictor, animals, output, overwrite=True))
     assert len(pd.read_parquet(output)) == 201
     folder = tmp_path / "out"
-    folder.mkdir()
-    (folder / "mine").write_text("mine")
-    with pytest.raises(OptionsError, match="not the result"):
-        list(events(predictor, animals, folder))
-    list(events(predictor, animals, folder, overwrite=True))
+    list(events(Counting(predictor), animals, folder))  # type: ignore[arg-type]
     assert len(pd.read_parquet(folder)) == 201
-    assert {p.name for p in tmp_path.iterdir()} == {"out", "out.parquet"}
+    few = write_image(tmp_path / "few" / "one.png", 0).parent
+    with pytest.raises(OptionsError, match="not the result"):
+        list(events(predictor, few, folder))
+    list(events(predictor, few, folder, overwrite=True))
+    assert len(pd.read_parquet(folder)) == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"few", "out", "out.parquet"}
+
+
+def test_neither_the_input_nor_a_folder_of_other_things_is_ever_replaced(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    image = write_image(tmp_path / "photos" / "one.png", 0)
+    table = tmp_path / "list.csv"
+    table.write_text(f"path\n{image}\n")
+    listed = tmp_path / "list.parquet"
+    pd.read_csv(table).to_parquet(listed)
+    for source, output in [
+        (image.parent, image.parent),
+        (image.parent, tmp_path),
+        (image.parent, image),
+        (image, image),
+        (listed, listed),
+    ]:
+        with pytest.raises(OptionsError, match="never replaced"):
+            list(events(predictor, source, output, overwrite=True))
+    assert image.is_file()
+    assert pd.read_parquet(listed)["path"].tolist() == [str(image)]
 
 
 def test_an_unfinished_job_of_another_model_is_refused_by_name(

@@ -95,7 +95,18 @@ def test_what_a_classifier_has_behind_its_last_map_is_not_kept() -> None:
     assert "body.blocks.6.0.conv_pw.weight" in names
 
 
-@pytest.mark.parametrize("name", ["vit_b_32", "swin_t"])
-def test_a_network_without_maps_is_refused_with_what_to_choose(name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torchvision://vit_b_32/random",
+        "torchvision://swin_t/random",
+        # Takes images of 384 pixels alone.
+        "timm://vit_tiny_patch16_384/random",
+    ],
+)
+def test_a_network_without_maps_is_refused_with_what_to_choose(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(OptionsError, match="Choose a convolutional network"):
-        with_maps(f"torchvision://{name}/random")
+        with_maps(name)
+    assert capfd.readouterr().err == ""

@@ -9,9 +9,8 @@ import torch
 
 from sft_mlflow.data.manifest import Sample
 from sft_mlflow.data.pixels import PixelSpec
-from sft_mlflow.tasks.base import Frame
+from sft_mlflow.tasks.base import Frame, LossSettings
 from sft_mlflow.tasks.classification import CLASSIFICATION
-from sft_mlflow.training.recipe import LossSettings
 
 PLAIN = LossSettings(label_smoothing=0.0, class_weights=None)
 FRAME = Frame(("a", "b", "c"), PixelSpec(32, "bilinear"))

@@ -7,9 +7,16 @@ from pathlib import Path
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
+from requests import HTTPError, Response
 
 from sft_mlflow.errors import DataError
+from sft_mlflow.tracking import outbox as module
 from sft_mlflow.tracking.outbox import MESSAGES, Message, Outbox
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_PAUSE_SECONDS", 0.001)
 
 
 class Recorder:
@@ -49,7 +56,8 @@ def test_messages_arrive_in_order_and_once(tmp_path: Path) -> None:
 
 def test_a_server_that_is_away_is_tried_again_until_it_is_back(tmp_path: Path) -> None:
     away = MlflowException("gone", error_code=TEMPORARILY_UNAVAILABLE)
-    recorder = Recorder([away, ConnectionError("refused")])
+    # An error that says nothing is one too; and a night is long.
+    recorder = Recorder([away, refused(503), OSError(), *[ConnectionError("refused")] * 1100])
     deliver(tmp_path, recorder, messages(3))
     assert recorder.got == messages(3)
     # Whether the failed attempt did arrive is not known, so its repetition says that it is one.
@@ -57,19 +65,28 @@ def test_a_server_that_is_away_is_tried_again_until_it_is_back(tmp_path: Path) -
     assert not any(recorder.again[1:])
 
 
-def test_what_the_server_refuses_for_good_is_kept_as_refused_and_the_rest_goes_on(
-    tmp_path: Path,
+def refused(status: int) -> HTTPError:
+    """What MLflow's client of artifacts raises for an answer with that status."""
+    response = Response()
+    response.status_code = status
+    return HTTPError(f"{status}: x.png", response=response)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MlflowException("x.png", error_code=INVALID_PARAMETER_VALUE),
+        DataError("x.png: no such file"),
+        FileNotFoundError("x.png"),
+        # A proxy before the server takes no file so large.
+        refused(413),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_refused_for_good_or_gone_is_kept_as_refused_and_the_rest_goes_on(
+    error: Exception, tmp_path: Path
 ) -> None:
-    refusal = MlflowException("no such thing", error_code=INVALID_PARAMETER_VALUE)
-    recorder = Recorder([refusal])
-    outbox = deliver(tmp_path, recorder, messages(3))
-    assert recorder.got == messages(2, first=1)
-    [refused] = outbox.refused
-    assert "no such thing" in refused
-
-
-def test_a_file_that_is_gone_holds_up_nothing(tmp_path: Path) -> None:
-    recorder = Recorder([DataError("x.png: no such file")])
+    recorder = Recorder([error])
     outbox = deliver(tmp_path, recorder, messages(3))
     assert recorder.got == messages(2, first=1)
     assert "x.png" in outbox.refused[0]

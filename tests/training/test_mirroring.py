@@ -150,11 +150,11 @@ def test_answers_to_mirrored_files_are_those_to_the_files_mirrored(
     task: TaskName,
     least: float,
     tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    digits_cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(probing, "LEAST_STEPS", 45)
-    whole = material_of("digits", task, tmp_path, tmp_path_factory.getbasetemp() / "tasks")
+    whole = material_of("digits", task, tmp_path, digits_cache)
     sides = whole.manifest.side("train")[:24], whole.manifest.side("valid")[:8]
     material = replace(whole, manifest=replace(whole.manifest, samples=sides[0] + sides[1]))
     metric = TASKS[task].judging.metrics[0]

@@ -26,8 +26,8 @@ SHARED = replace(
 
 
 @pytest.fixture
-def material(tmp_path: Path) -> Material:
-    whole = load_manifest("digits", task="segmentation", cache=tmp_path / "data").manifest
+def material(tmp_path: Path, digits_cache: Path) -> Material:
+    whole = load_manifest("digits", task="segmentation", cache=digits_cache).manifest
     folder = tmp_path / "study"
     folder.mkdir()
     store = Store(tmp_path / "store", budget_bytes=10**9)

@@ -15,7 +15,7 @@ from sft_mlflow.data.readers import folder
 from sft_mlflow.data.readers.listing import Listing
 from sft_mlflow.data.readers.materialised import materialise
 from sft_mlflow.data.truth import TaskName
-from sft_mlflow.errors import DataError
+from sft_mlflow.errors import DataError, first_line
 
 
 @dataclass(frozen=True)
@@ -161,14 +161,10 @@ def _downloaded(name: str, root: Path) -> dict[str, Any]:
                 f"  {Path(file).name}  ->  {(root / file).parent}" for file in spelled.archives
             )
             raise DataError(
-                f"{name}: could not be downloaded ({_first_line(error)}).\n"
+                f"{name}: could not be downloaded ({first_line(error)}).\n"
                 f"Without a network, get these files elsewhere and put each in its folder:\n"
                 f"{places}\nThen run the same command again."
             ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _original_files(data: Any) -> list[tuple[Path, int]] | None:

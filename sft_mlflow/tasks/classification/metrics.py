@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
-from sft_mlflow.tasks.bootstrap import resampled
+from sft_mlflow.tasks.bootstrap import CONFIDENCE, TAIL, resampled
 from sft_mlflow.tasks.figures import Bin, ClassRow
+
+RESAMPLES = 500
 
 Probabilities = NDArray[np.float64]
 Targets = NDArray[np.int64]
@@ -119,7 +121,7 @@ def accuracy_interval(probabilities: Probabilities, targets: Targets) -> tuple[f
     Wilson 1927, Journal of the American Statistical Association 22 (158).
     """
     correct = int((probabilities.argmax(axis=1) == targets).sum())
-    found = binomtest(correct, len(targets)).proportion_ci(0.95, method="wilson")
+    found = binomtest(correct, len(targets)).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
 
 
@@ -129,17 +131,15 @@ def bootstrap_interval(
     targets: Targets,
     *,
     seed: int,
-    resamples: int = 500,
-    confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a metric over images drawn with replacement.
+    """Percentile bootstrap interval of 95 % of a metric over images drawn with replacement.
 
-    Efron & Tibshirani 1993, chapter 13.
+    Efron & Tibshirani 1993, chapter 13. A figure of an image's answer is not larger where the image
+    is drawn twice, so percentiles do here.
     """
     values = [
         metric(probabilities[rows], targets[rows])
-        for rows in resampled(len(targets), resamples, seed)
+        for rows in resampled(len(targets), RESAMPLES, seed)
     ]
-    tail = (1 - confidence) / 2 * 100
-    low, high = np.percentile(values, [tail, 100 - tail])
+    low, high = np.percentile(values, [TAIL, 100 - TAIL])
     return float(low), float(high)
