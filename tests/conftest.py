@@ -211,7 +211,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def digits_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the embedded digits, and the scenes that are composed of them, are written once."""
-    return tmp_path_factory.mktemp("digits")
+    return tmp_path_factory.mktemp("digits") / "data"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""CSV, TSV and Parquet tables as a stream of rows of text."""
+"""CSV, TSV and Parquet tables as a stream of rows of text, and the files that they name."""
 
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -108,3 +109,9 @@ def _positions(
     if double := sorted({name for name in (*needed, *optional) if plain.count(name) > 1}):
         raise DataError(f"{table}:1: column {double[0]!r} is there twice. Keep one.")
     return {name: plain.index(name) for name in (*needed, *optional) if name in plain}
+
+
+def beside(table: Path, path: str) -> Path:
+    """A file that a table names, seen from where the table is."""
+    # os.path's leaves a name such as `~tmp.jpg` as it is.
+    return table.parent / os.path.expanduser(path)

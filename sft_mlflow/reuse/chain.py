@@ -202,9 +202,9 @@ class Chain:
         return moved(truth, policy, (self._views.seed, view), digest)
 
     def absent(self, view: int, point: int) -> Rows:
-        """The images of which the store lacks, in that view, something needed from a point on.
+        """The images whose rows the store lacks, in that view, of what a network needs from there.
 
-        Of what is kept.
+        Points that are not kept do not count.
         """
         needed = [p for p in self._road.network.inputs(point) if p in self._shelves]
         missing = [self._shelves[p].missing(self._keys(view)) for p in needed]

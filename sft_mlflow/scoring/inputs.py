@@ -1,7 +1,8 @@
 """What is to be scored: a folder, a glob, a table of paths or a manifest, as a stream of images.
 
-Nothing here holds more than one folder's names or one row group at a time, so any number of images
-takes bounded memory. The order is the same on every machine and at every reading.
+Nothing here holds more than one folder's names or one row group at a time, but for the paths of a
+table of boxes, where an image has several rows. The order is the same on every machine and at every
+reading.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
+from sft_mlflow.data.folders import IMAGE_SUFFIXES, folders_below, is_clutter, is_image
 from sft_mlflow.data.manifest import Split
-from sft_mlflow.data.readers.folder import IMAGE_SUFFIXES
 from sft_mlflow.data.readers.listing import SPLIT_WORDS
-from sft_mlflow.data.tables import columns_of, is_table, table_rows
+from sft_mlflow.data.tables import beside, columns_of, is_table, table_rows
 from sft_mlflow.errors import DataError, OptionsError
 
 Kind = Literal["folder", "glob", "table", "file"]
@@ -181,38 +182,20 @@ def _label_depth(root: Path, classes: Collection[str]) -> int | None:
 
 
 def _listed(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files in a folder, each sorted, without hidden ones."""
+    """Names of the folders and of the files in a folder, each sorted, without clutter."""
     folders: list[str] = []
     files: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.name.startswith(".") and entry.name != "__MACOSX":
+            if not is_clutter(entry.name):
                 (folders if entry.is_dir() else files).append(entry.name)
     return sorted(folders), sorted(files)
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-
-
-def _folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every folder from the root down with the names of its files, in order."""
-    # A link that points upwards would otherwise be walked for ever.
-    walked = set()
-    for parent, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in walked:
-            folders.clear()
-            continue
-        walked.add(real)
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
-        yield Path(parent), sorted(files)
-
-
 def _images_below(root: Path) -> Iterator[Path]:
-    for parent, files in _folders_below(root):
+    for parent, files in folders_below(root):
         for name in files:
-            if _is_image(name) and not name.startswith("."):
+            if is_image(name):
                 yield parent / name
 
 
@@ -222,7 +205,7 @@ def _matches(folder: Path, pattern: Sequence[str]) -> Iterator[Path]:
         return
     head, rest = pattern[0], pattern[1:]
     if head == "**":
-        for below, _ in _folders_below(folder):
+        for below, _ in folders_below(folder):
             yield from _matches(below, rest or ("*",))
         return
     folders, files = _listed(folder)
@@ -256,4 +239,4 @@ def _table_rows(table: Path, split: Split | None) -> Iterator[InputImage]:
         if boxes:
             listed.add(path)
         label = "" if boxes else row.get("label", "").strip()
-        yield InputImage(table.parent / os.path.expanduser(path), label or None)
+        yield InputImage(beside(table, path), label or None)

@@ -48,7 +48,8 @@ def augment(
         for image, name in zip(images, names, strict=True):
             with keyed(*key, name):
                 changed.append(transform(image))
-        return torch.stack(changed).permute(0, 2, 3, 1)
+        # As unchanged pixels lie in memory, so that networks find channels last.
+        return torch.stack(changed).permute(0, 2, 3, 1).contiguous()
 
 
 def moved(

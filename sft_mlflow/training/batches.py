@@ -47,7 +47,7 @@ class Batches(Protocol):
         """The validation images in order."""
 
     @property
-    def judged(self) -> Sequence[Sample]:
+    def validated(self) -> Sequence[Sample]:
         """The validation images, in the same order."""
 
 
@@ -89,7 +89,7 @@ class ChainBatches:
         self.train.flush()
 
     @property
-    def judged(self) -> Sequence[Sample]:
+    def validated(self) -> Sequence[Sample]:
         """The validation images."""
         return self.valid.samples
 

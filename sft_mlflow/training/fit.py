@@ -159,9 +159,9 @@ def fit(
                 evidence, first = judged(network.head, suffix, batches, task, frame)
             network.freeze(recipe.depth, statistics=recipe.batch_statistics)
             if epoch % math.ceil(max(1, epochs) / SHOWN_EPOCHS) == 0:
-                told = Answered(epoch, batches.judged, evidence, first)
+                told = Answered(epoch, batches.validated, evidence, first)
                 stopped = (yield told) or stopped
-        found = task.judging.evaluate(evidence, batches.judged, frame)
+        found = task.judging.evaluate(evidence, batches.validated, frame)
         metrics = {f"valid/{name}": value for name, value in found.items()}
         if losses:
             metrics["train/loss"] = float(np.mean(losses))

@@ -13,11 +13,11 @@ import torch
 from sft_mlflow.errors import OptionsError
 from sft_mlflow.reuse.chain import AS_THEY_ARE, Road
 from sft_mlflow.sources.network import StagedNetwork
-from sft_mlflow.sources.source_model import Preprocessing
+from sft_mlflow.sources.source_model import Preprocessing, SourceModel
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.training import mirroring
 from sft_mlflow.training.precision import Arithmetic, faster_precision
-from sft_mlflow.training.probing import computed, trained
+from sft_mlflow.training.probing import Probed, computed, trained
 from sft_mlflow.training.recipe import Augmentation, Precision, Recipe
 from sft_mlflow.training.trial import Material, network_at
 
@@ -66,20 +66,7 @@ def prepare(
     """
     begun = time.monotonic()
     source = material.source(recipe.source)
-    network, preprocessing = network_at(material, source, image_size)
-    if not _accepts(network, preprocessing, material.device):
-        own = source.preprocessing.size
-        if preprocessing.canvas is not None:
-            raise OptionsError(
-                f"--source {recipe.source}: takes squares of {own} pixels only, and boxes and "
-                f"masks are found in whole pictures. Choose another network."
-            )
-        if image_size is not None or preprocessing.size == own:
-            raise OptionsError(
-                f"--image-size {preprocessing.size}: {recipe.source} takes images of {own} pixels "
-                f"only; use --image-size {own}."
-            )
-        network, preprocessing = network_at(material, source, own)
+    network, preprocessing = _at_size(material, source, image_size)
     road = Road(
         network,
         source.weights_sha256,
@@ -110,15 +97,11 @@ def prepare(
     if augmentation is None:
         augmentation = "light" if asks_mirror else "none"
     probed, remarks = None, []
-    if linear and (asks_mirror or recipe.head_start == "probe"):
-        told = partial(progress, "Fitting the probe, images")
-        probed = computed(material, road, recipe.class_weights, recipe.metric, told)
-    elif recipe.head_start == "probe":
+    # One that is computed is cheap enough to be asked and no more.
+    if recipe.head_start == "probe" or (linear and asks_mirror):
         settled = replace(recipe, image_size=preprocessing.size, precision=precision)
-        told = partial(progress, "Fitting the probe, epochs")
         until = None if deadline is None else deadline - QUESTIONS_SHARE * (deadline - begun)
-        probed = trained(material, settled, network.head_path, told, until)
-    if probed is not None:
+        probed = _probed(material, road, settled, progress, until)
         path = material.probe_path(recipe.source, preprocessing.size)
         probed.head.save(path)
         if probed.remark is not None:
@@ -143,6 +126,45 @@ def prepare(
         seconds_an_image=seconds_an_image,
         remarks=remarks,
     )
+
+
+def _at_size(
+    material: Material, source: SourceModel, image_size: int | None
+) -> tuple[StagedNetwork, Preprocessing]:
+    """The source's network for images of that size, or of its own where it takes no other.
+
+    Raises OptionsError where another size is asked for, or squares would not do.
+    """
+    network, preprocessing = network_at(material, source, image_size)
+    if _accepts(network, preprocessing, material.device):
+        return network, preprocessing
+    own = source.preprocessing.size
+    if preprocessing.canvas is not None:
+        raise OptionsError(
+            f"--source {source.uri}: takes squares of {own} pixels only, and boxes and masks are "
+            f"found in whole pictures. Choose another network."
+        )
+    if image_size is not None or preprocessing.size == own:
+        raise OptionsError(
+            f"--image-size {preprocessing.size}: {source.uri} takes images of {own} pixels only; "
+            f"use --image-size {own}."
+        )
+    return network_at(material, source, own)
+
+
+def _probed(
+    material: Material,
+    road: Road,
+    recipe: Recipe,
+    progress: Callable[[str, int, int], None],
+    until: float | None,
+) -> Probed:
+    """The probe at the road's end: computed, or trained as the recipe says until then."""
+    if TASKS[material.task].learning.is_linear:
+        told = partial(progress, "Fitting the probe, images")
+        return computed(material, road, recipe.class_weights, recipe.metric, told)
+    told = partial(progress, "Fitting the probe, epochs")
+    return trained(material, recipe, road.network.head_path, told, until)
 
 
 @torch.no_grad()

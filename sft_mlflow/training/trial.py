@@ -113,7 +113,7 @@ def run_trial(
         start = head.evidence
     validations = (0 if recipe.is_probe else recipe.epochs) + (start is None)
     try:
-        batches, road = yield from _batches(
+        batches, chosen = yield from _batches(
             material, recipe, network, source, preprocessing, arithmetic, validations
         )
         told = fit(
@@ -140,7 +140,7 @@ def run_trial(
         architecture=source.architecture,
         preprocessing=preprocessing,
         classes=material.manifest.classes,
-        calibration=task.judging.calibrated(fitted.evidence, batches.judged, frame),
+        calibration=task.judging.calibrated(fitted.evidence, batches.validated, frame),
         source=recipe.source,
         weights_sha256=weights.digest(state_dict),
     )
@@ -148,7 +148,7 @@ def run_trial(
     for chain in (batches.train, batches.valid):
         chain.flush()
     taken = batches.train.seconds + batches.valid.seconds
-    yield RoadTravelled(road.stage, road.seconds, taken)
+    yield RoadTravelled(chosen.stage, chosen.seconds, taken)
     yield fitted.ended
 
 

@@ -84,3 +84,19 @@ def test_the_data_set_of_a_study_is_logged_and_its_source_read_back(
 def test_sources_of_other_data_sets_stay_mlflows_own(images: Path) -> None:
     source = mlflow.data.dataset_source_registry.resolve_dataset_source(str(images))
     assert not isinstance(source, ImageDatasetSource)
+
+
+def test_composed_scenes_are_written_to_the_home_and_not_to_where_one_stands(
+    digits_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SFT_MLFLOW_HOME", str(digits_cache.parent))
+    data = mlflow.data.from_annotated_images("digits", task="segmentation")
+    assert data.targets == "segments"
+    assert data.profile["num_rows"] == 360
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_that_is_none_is_refused(images: Path) -> None:
+    with pytest.raises(OptionsError, match="'masks' is neither"):
+        mlflow.data.from_annotated_images(images, task="masks")

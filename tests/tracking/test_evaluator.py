@@ -154,3 +154,13 @@ def test_a_frame_without_images_is_refused(active: str, packaged: dict[str, str]
             model_type="image-classification",
             evaluators=OURS,
         )
+
+
+def test_a_class_may_have_the_name_of_a_column(active: str) -> None:
+    answers = pd.DataFrame({"label": ["true", "false", "true"], "said": ["true", "true", "true"]})
+    result = mlflow.models.evaluate(
+        data=answers, targets="label", predictions="said", model_type="image-classification"
+    )
+    matrix = result.artifacts["confusion_matrix"].content
+    assert matrix.columns.tolist() == ["true", "false", "true"]
+    assert matrix.to_numpy().tolist() == [["false", 0, 1], ["true", 0, 2]]

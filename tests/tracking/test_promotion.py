@@ -299,6 +299,16 @@ def test_a_metric_of_another_task_is_refused_before_anything_is_read(
     assert "sft.test_readings" not in registry.tags(version)
 
 
+def test_data_with_sides_but_no_test_are_refused_by_that(
+    registry: Registry, good_folder: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    registry.add(good_folder, "challenger")
+    sided = tuple(s for s in manifest.samples if s.split != "test")
+    save_manifest(replace(manifest, samples=sided), tmp_path / "sided.parquet")
+    with pytest.raises(DataError, match="none of them is on test"):
+        registry.promote(data=str(tmp_path / "sided.parquet"))
+
+
 def promoted_elsewhere(uri: str, experiment_id: str, cache: Path, version: str) -> str:
     mlflow.set_tracking_uri(uri)
     one = Registry(MlflowClient(tracking_uri=uri), experiment_id, cache)

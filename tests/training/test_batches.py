@@ -45,7 +45,7 @@ def test_validation_shows_all_images_in_order_as_they_are(digits: Digits) -> Non
     shown = torch.cat([pixels_of(batch.values[0]) for batch in batches.validation()])
     assert np.array_equal(shown.numpy(), digits.valid.pixels)
     samples = [sample for batch in batches.validation() for sample in batch.samples]
-    assert tuple(samples) == tuple(batches.judged) == digits.valid.samples
+    assert tuple(samples) == tuple(batches.validated) == digits.valid.samples
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_training_learns_and_ends_with_its_best_epoch(
     batches = digits.batches(RECIPE)
     outputs, _ = judged(network.head, network.suffix(18), batches, CLASSIFICATION, FRAME)
     assert np.array_equal(outputs, fitted.evidence)
-    found = CLASSIFICATION.judging.evaluate(outputs, batches.judged, FRAME)
+    found = CLASSIFICATION.judging.evaluate(outputs, batches.validated, FRAME)
     assert found["accuracy"] == fitted.ended.value
     assert not any(module.training for module in network.model.modules())
 
@@ -232,7 +232,7 @@ def test_a_stopped_fit_keeps_the_best_of_its_whole_epochs(
     batches = digits.batches(RECIPE)
     outputs, _ = judged(network.head, network.suffix(18), batches, CLASSIFICATION, FRAME)
     assert np.array_equal(outputs, fitted.evidence)
-    found = CLASSIFICATION.judging.evaluate(outputs, batches.judged, FRAME)
+    found = CLASSIFICATION.judging.evaluate(outputs, batches.validated, FRAME)
     assert found["accuracy"] == fitted.ended.value
     # Only at the start is there nothing yet to stop after.
     later = [event for event in fitted.events if last(event)]

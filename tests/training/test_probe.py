@@ -81,7 +81,7 @@ def test_the_head_with_the_probe_in_it_gives_the_probes_logits(
     outputs, _ = judged(network.head, network.suffix(0), batches, CLASSIFICATION, FRAME)
     assert np.allclose(outputs, logits_of(probe, train_features[1]), rtol=1e-4, atol=1e-4)
     assert np.array_equal(probe.valid, logits_of(probe, train_features[1]))
-    assert batches.judged == digits.valid.samples
+    assert batches.validated == digits.valid.samples
 
 
 @pytest.mark.parametrize("seen", [(0, 2), (1, 2), (0, 1)])

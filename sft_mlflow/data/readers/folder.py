@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from sft_mlflow.data.folders import folders_below, images_in, is_clutter
 from sft_mlflow.data.manifest import Split
 from sft_mlflow.data.readers.listing import SPLIT_WORDS, Entry, Listing
 from sft_mlflow.data.truth import TaskName
 from sft_mlflow.errors import DataError
-
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif")
-)
-# Left by file managers and archivers in any folder; never what someone meant as an image.
-_CLUTTER = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r"))
 
 
 def tasks(uri: str) -> tuple[TaskName, ...]:
@@ -63,32 +57,12 @@ def _class_entries(above: Path, split: Split | None) -> Iterator[Entry]:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    found = []
-    # A link that points upwards would otherwise be walked for ever.
-    walked = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in walked:
-            folders.clear()
-            continue
-        walked.add(real)
-        folders[:] = [name for name in folders if not _ignored(name)]
-        found += [Path(parent, name) for name in files if not _ignored(name)]
-    return sorted(found)
+    return sorted(parent / name for parent, files in folders_below(folder) for name in files)
 
 
 def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir() and not _ignored(path.name))
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The files directly in the folder that are named as images are, in order."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not is_clutter(path.name))
 
 
 def _loose_images(parent: Path) -> list[Path]:
-    return [path for path in images_in(parent) if not _ignored(path.name)]
-
-
-def _ignored(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _CLUTTER
+    return [path for path in images_in(parent) if not is_clutter(path.name)]

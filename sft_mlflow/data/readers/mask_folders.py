@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sft_mlflow.data.findings import Finding, fault
+from sft_mlflow.data.folders import images_in
 from sft_mlflow.data.manifest import Split
 from sft_mlflow.data.readers import mask_classes
-from sft_mlflow.data.readers.folder import images_in
 from sft_mlflow.data.readers.listing import SPLIT_WORDS, Entry, Listing
 from sft_mlflow.data.truth import Mask, TaskName
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from sft_mlflow.data.manifest import Split
 from sft_mlflow.data.readers.listing import SPLIT_WORDS, Entry, Listing
-from sft_mlflow.data.tables import Row, columns_of, is_table, saved, table_rows
+from sft_mlflow.data.tables import Row, beside, columns_of, is_table, saved, table_rows
 from sft_mlflow.data.truth import Box, TaskName, from_text, task_named, values_from
 from sft_mlflow.errors import DataError
 
@@ -64,7 +63,7 @@ def _entries(table: Path, rows: Iterable[tuple[int, Row]], by_box: bool) -> tupl
         where = f"{table}:{number}"
         path, label, split, group = (row.get(name, "").strip() for name in (*_NEEDED, *_OPTIONAL))
         side = SPLIT_WORDS.get(split.lower())
-        file = _absolute(table, path)
+        file = beside(table, path)
         edges = [row.get(name, "").strip() for name in _EDGES]
         shows_nothing = by_box and not label and not any(edges)
         if not path:
@@ -96,8 +95,3 @@ def _entries(table: Path, rows: Iterable[tuple[int, Row]], by_box: bool) -> tupl
     if by_box:
         return tuple(replace(entry, truth=tuple(boxes[entry.path])) for entry in entries)
     return tuple(entries)
-
-
-def _absolute(table: Path, path: str) -> Path:
-    # os.path's leaves a name such as `~tmp.jpg` as it is.
-    return table.parent / os.path.expanduser(path)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+from sft_mlflow.errors import TrackingError
+from sft_mlflow.tracking import runs, versions
+
+from . import made_models
+
+
+@pytest.fixture(autouse=True)
+def here(experiment_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment_id)
+
+
+def test_the_run_of_a_command_has_its_options_and_ends_well(client: MlflowClient) -> None:
+    with runs.single(client, "score", "sft-mlflow score", {"model": "m", "input": "i"}) as run_id:
+        assert client.get_run(run_id).info.status == "RUNNING"
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"options.model": "m", "options.input": "i"}
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "status", "said"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt, "KILLED", ""),
+        (ValueError("a bug"), ValueError, "FAILED", "a bug"),
+        (MlflowException("gone"), TrackingError, "FAILED", "does not answer any more"),
+        (
+            MlflowException("no", error_code=INVALID_PARAMETER_VALUE),
+            TrackingError,
+            "FAILED",
+            "refuses this",
+        ),
+    ],
+)
+def test_the_run_ends_as_its_command_does(
+    error: BaseException,
+    raised: type[BaseException],
+    status: str,
+    said: str,
+    client: MlflowClient,
+) -> None:
+    with pytest.raises(raised, match=said), runs.single(client, "s", "s", {}) as run_id:
+        raise error
+    assert client.get_run(run_id).info.status == status
+
+
+def test_a_server_that_goes_before_the_last_word_is_told_and_no_traceback(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*arguments: object) -> None:
+        raise MlflowException("connection refused")
+
+    with pytest.raises(TrackingError, match="connection refused"):  # noqa: SIM117
+        with runs.single(client, "s", "s", {}):
+            monkeypatch.setattr(client, "set_terminated", gone)
+
+
+def test_two_that_register_for_the_first_time_at_once_both_do(
+    client: MlflowClient, experiment_id: str, good_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, model_id = made_models.log_model(client, experiment_id, good_folder)
+    client.create_registered_model("both")
+    # As it was a moment ago.
+    monkeypatch.setattr(client, "search_registered_models", lambda query: [])
+    found = [
+        versions.version_of(
+            client, "both", model_id, source=f"models:/{model_id}", run_id=run_id, tags={}
+        ).version
+    ]
+    monkeypatch.undo()
+    found.append(
+        versions.version_of(
+            client, "both", model_id, source=f"models:/{model_id}", run_id=run_id, tags={}
+        ).version
+    )
+    assert found[0] == found[1]
