@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 # As the command line does, before torch is loaded.
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
@@ -162,16 +163,26 @@ class CommandLine:
         assert process.returncode == code, f"{process.returncode}\n{out}\n{err}"
         return out + err
 
-    def refused(self, *words: str, **environment: str) -> SftError:
-        """The error that it ends with before it begins anything: without a process of its own."""
-        with patch.dict(os.environ, self.environment(**environment), clear=True):
+    def here(self, *words: str, **environment: str) -> str:
+        """Run it to its end in this process, which need not load everything; what it printed."""
+        said = io.StringIO()
+        with (
+            patch.dict(os.environ, self.environment(**environment), clear=True),
+            redirect_stdout(said),
+            redirect_stderr(said),
+        ):
             mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
             try:
-                with pytest.raises(SftError) as raised:
-                    _group.main(list(words), standalone_mode=False)
+                assert not _group.main(list(words), standalone_mode=False)
             finally:
                 mlflow.set_tracking_uri(None)
-        return raised.value
+        return said.getvalue()
+
+    def refused(self, *words: str, **environment: str) -> str:
+        """The message of the error that it ends with, in this process too."""
+        with pytest.raises(SftError) as raised:
+            self.here(*words, **environment)
+        return str(raised.value)
 
     @property
     def client(self) -> MlflowClient:

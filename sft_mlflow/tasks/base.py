@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -136,6 +136,15 @@ class Judging(Protocol):
 
     def subset(self, evidence: Evidence, rows: NDArray[np.intp]) -> Evidence:
         """That of these images alone, in this order; the same image may come twice."""
+
+    def drawn(
+        self,
+        evidence: Evidence,
+        samples: Sequence[Sample],
+        frame: Frame,
+        draws: Iterable[NDArray[np.intp]],
+    ) -> Iterator[dict[str, float]]:
+        """What `evaluate` would find for each draw of as many images from these."""
 
     def right(
         self, evidence: Evidence, samples: Sequence[Sample], frame: Frame

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from sft_mlflow.data.manifest import Sample
@@ -227,13 +226,11 @@ def _bootstrap(
     chapter 16.
     """
 
-    def figure(one: Contestant, rows: NDArray[np.intp], drawn: Sequence[Sample]) -> float:
-        return judging.evaluate(judging.subset(one.evidence, rows), drawn, one.frame)[metric]
-
-    gains = []
-    for rows in resampled(len(samples), RESAMPLES, seed=0):
-        drawn = [samples[row] for row in rows]
-        gains.append(figure(challenger, rows, drawn) - figure(champion, rows, drawn))
+    after, before = (
+        judging.drawn(one.evidence, samples, one.frame, resampled(len(samples), RESAMPLES, seed=0))
+        for one in (challenger, champion)
+    )
+    gains = [new[metric] - old[metric] for new, old in zip(after, before, strict=True)]
     # The sample itself is one of those that could have been drawn.
     no_better = (1 + sum(gain <= TOLERANCE for gain in gains)) / (1 + RESAMPLES)
     no_worse = (1 + sum(gain >= -TOLERANCE for gain in gains)) / (1 + RESAMPLES)

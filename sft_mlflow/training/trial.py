@@ -216,13 +216,14 @@ def _batches(
     stage = network.stages[from_train.start - 1].name if from_train.start else None
     chosen = RoadChosen(stage, from_train.seconds + from_valid.seconds)
     yield chosen
-    # Views come into the store as epochs take them: a trial that is pruned needs few. What is never
-    # read is not filled at all.
-    begin = from_train.start
-    if changed and any(len(train.absent(view, begin)) for view in recipe.view_numbers):
-        begin = 0
-    starts = [(train, begin)] if epochs else []
-    starts += [(valid, from_valid.start)] if validations else []
+    # What is never read is not filled at all.
+    starts = [(valid, from_valid.start)] if validations else []
+    if epochs and not changed:
+        starts.append((train, from_train.start))
+    elif epochs and any(len(train.absent(v, from_train.start)) for v in recipe.view_numbers):
+        # Views come into the store as epochs take them, from pixels: a trial that is pruned needs
+        # few.
+        starts.append((train, 0))
     for chain, start in starts:
         for done, total in chain.fill(start):
             if (yield StoreFilled(done, total)):

@@ -27,7 +27,7 @@ def test_an_unknown_model_suggests_the_nearest_name(finished_study: FinishedStud
 
 
 def test_all_wrong_options_are_reported_at_once(finished_study: FinishedStudy) -> None:
-    said = str(finished_study.run.refused("finetune", "--epochs", "none", "--batch_size", "0"))
+    said = finished_study.run.refused("finetune", "--epochs", "none", "--batch_size", "0")
     assert "--epochs" in said
     assert "--batch-size" in said
 
@@ -62,8 +62,7 @@ def test_the_model_loads_without_the_training_data_and_without_pickle(
 
 
 def test_a_result_can_be_the_next_source(finished_study: FinishedStudy) -> None:
-    run = finished_study.run
-    printed = run(
+    printed = finished_study.run.here(
         *("finetune", "--data", str(finished_study.data), "--study", "second"),
         *("--source", "models:/fields@challenger", "--register", "none", *SMALL),
         *("--depths", "0,1", "--trials", "2"),
@@ -76,7 +75,7 @@ def test_a_result_can_be_the_next_source(finished_study: FinishedStudy) -> None:
 def test_test_images_that_the_source_was_trained_on_are_told(
     finished_study: FinishedStudy,
 ) -> None:
-    printed = finished_study.run(
+    printed = finished_study.run.here(
         *("finetune", "--data", str(finished_study.data), "--study", "leak", "--seed", "5"),
         *("--source", "models:/fields@challenger", "--register", "none", *SMALL),
         *("--depths", "0", "--trials", "1"),
@@ -93,7 +92,7 @@ def test_an_interrupted_score_goes_on_and_an_output_of_another_job_is_kept(
     broken = finished_study.data / "red" / "broken.jpg"
     broken.write_bytes(b"not an image")
     try:
-        run(*words, "--input", str(finished_study.data))
+        run.here(*words, "--input", str(finished_study.data))
     finally:
         broken.unlink()
     frame = pd.read_parquet(output)
@@ -102,7 +101,7 @@ def test_an_interrupted_score_goes_on_and_an_output_of_another_job_is_kept(
     assert row["path"].endswith("broken.jpg")
     assert pd.isna(row["prediction"])
     assert set(frame["model_version"]) == {"fields/1"}
-    said = run(*words, "--input", str(finished_study.data / "red"), code=2)
+    said = run.refused(*words, "--input", str(finished_study.data / "red"))
     assert "overwrite" in said
-    said = run(*words, "--input", str(finished_study.data), "--coco", "scores.json", code=2)
+    said = run.refused(*words, "--input", str(finished_study.data), "--coco", "scores.json")
     assert "--coco scores.json: scores of classification have no such form" in said

@@ -151,7 +151,7 @@ def test_scoring_the_test_images_gives_exactly_the_logged_figures(
 ) -> None:
     manifest = finished_study.run.home / "studies" / "fields" / "manifest.parquet"
     output = tmp_path / "scores.parquet"
-    finished_study.run(
+    finished_study.run.here(
         "score",
         *("--model", "models:/fields@challenger"),
         *("--input", str(manifest), "--split", "test", "--output", str(output)),
@@ -171,7 +171,7 @@ def test_scoring_the_test_images_gives_exactly_the_logged_figures(
 def test_the_same_study_again_has_nothing_left_to_do_and_says_so(
     finished_study: FinishedStudy,
 ) -> None:
-    printed = finished_study.run(
+    printed = finished_study.run.here(
         "report", "--study", "fields", "--output", str(finished_study.run.folder / "again.html")
     )
     assert printed.strip().endswith("again.html")
@@ -184,11 +184,11 @@ def test_a_study_with_other_data_space_or_epochs_is_refused_naming_what_changed(
     study = ("finetune", "--study", "fields", "--image-size", "32", "--precision", "float32")
     data = ("--data", str(finished_study.data))
     refused = finished_study.run.refused
-    said = str(refused(*study, *data, "--epochs", "2"))
+    said = refused(*study, *data, "--epochs", "2")
     assert "epochs was '1' and is now '2'" in said
-    said = str(refused(*study, *data, "--epochs", "1", "--lr-max", "0.01"))
+    said = refused(*study, *data, "--epochs", "1", "--lr-max", "0.01")
     assert "lr_max" in said
-    said = str(refused(*study, "--data", "digits", "--epochs", "1"))
+    said = refused(*study, "--data", "digits", "--epochs", "1")
     assert "data" in said
 
 
@@ -200,11 +200,11 @@ def test_a_refused_command_leaves_the_tracking_store_as_it_was(
     refused = finished_study.run.refused
     refused("finetune", "--study", "fields", *data, "--epochs", "3")
     refused("finetune", "--study", "new", *data, "--source", "embedded://x")
-    said = str(refused("finetune", "--study", "new", *data, "--depths", "layer4.0"))
+    said = refused("finetune", "--study", "new", *data, "--depths", "layer4.0")
     assert "stem" in said
     assert "conv_head" in said
     other = ("--storage", f"sqlite:///{finished_study.run.folder / 'other.db'}")
-    assert "--storage" in str(refused("finetune", "--study", "fields", *data, *other))
+    assert "--storage" in refused("finetune", "--study", "fields", *data, *other)
     after = client.search_runs([parent.info.experiment_id])
     assert [run.to_dictionary() for run in after] == [run.to_dictionary() for run in before]
     assert not (finished_study.run.home / "studies" / "new").exists()
@@ -214,10 +214,10 @@ def test_what_the_data_or_the_task_refuse_needs_no_server(finished_study: Finish
     nobody = "http://127.0.0.1:9"
     refused = finished_study.run.refused
     said = refused("finetune", "--data", "fieldz", MLFLOW_TRACKING_URI=nobody)
-    assert "'fieldz' is no folder" in str(said)
+    assert "'fieldz' is no folder" in said
     data = ("--data", str(finished_study.data))
     said = refused("finetune", *data, "--metric", "miou", MLFLOW_TRACKING_URI=nobody)
-    assert "--metric miou" in str(said)
+    assert "--metric miou" in said
 
 
 @pytest.mark.parametrize(
@@ -229,14 +229,15 @@ def test_a_server_that_does_not_answer_is_told_soon(
     data = {"finetune": "--data", "score": "--input"}.get(words[0])
     given = () if data is None else (data, str(finished_study.data))
     said = finished_study.run.refused(*words, *given, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert "http://127.0.0.1:9: does not answer" in str(said)
+    assert "http://127.0.0.1:9: does not answer" in said
 
 
 def test_the_check_writes_its_findings_as_json(
     finished_study: FinishedStudy, tmp_path: Path
 ) -> None:
     output = tmp_path / "check.json"
-    said = finished_study.run("check", "--data", str(finished_study.data), "--output", str(output))
+    words = ("--data", str(finished_study.data), "--output", str(output))
+    said = finished_study.run.here("check", *words)
     assert "72 files, 3 classes" in said
     assert json.loads(output.read_text())["files"] == 72
 
@@ -247,5 +248,5 @@ def test_a_dot_in_the_name_of_the_data_loses_no_model(
     data = finished_study.data.with_name("fields.v2")
     shutil.copytree(finished_study.data, data)
     job = ("--study", "dotted", "--model-name", "dotted", "--depths", "0", *SMALL)
-    finished_study.run("finetune", "--data", str(data), *job)
+    finished_study.run.here("finetune", "--data", str(data), *job)
     assert client.get_model_version_by_alias("dotted", "challenger").version == "1"

@@ -27,6 +27,7 @@ from sft_mlflow.sources.network import StagedNetwork, normalise
 from sft_mlflow.sources.uri import resolve
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.tasks.base import Answer, Evidence, Frame, LossSettings, Task
+from sft_mlflow.tasks.bootstrap import resampled
 from sft_mlflow.tasks.detection.boxes import Boxes, true_boxes
 from sft_mlflow.tasks.segmentation.truth import true_mask
 from sft_mlflow.training.augmentation import moved
@@ -238,6 +239,24 @@ class TestJudging:
             [answers[row] for row in rows], [made.samples[row] for row in rows], made.frame, 0
         )
         assert np.array_equal(judging.subset(made.evidence(right=True), rows), of_rows)
+
+    @pytest.mark.parametrize("right", [True, False])
+    def test_figures_of_a_draw_are_those_of_its_images(self, made: Made, right: bool) -> None:
+        judging, evidence = made.task.judging, made.evidence(right=right)
+        # Half of them wrong, where all would be.
+        mixed = judging.evidence(
+            [*made.answers(right=right)[: IMAGES // 2], *made.answers(right=True)[IMAGES // 2 :]],
+            made.samples,
+            made.frame,
+            0,
+        )
+        draws = list(resampled(IMAGES, 3, seed=0))
+        for told in (evidence, mixed):
+            found = list(judging.drawn(told, made.samples, made.frame, draws))
+            for rows, figures in zip(draws, found, strict=True):
+                samples = [made.samples[row] for row in rows]
+                again = judging.evaluate(judging.subset(told, rows), samples, made.frame)
+                assert figures == pytest.approx(again, nan_ok=True)
 
     def test_figures_of_the_test_side_are_those_of_validation(self, made: Made) -> None:
         judging, evidence = made.task.judging, made.evidence(right=False)

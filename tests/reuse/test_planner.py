@@ -80,7 +80,8 @@ def test_without_room_nothing_is_kept() -> None:
 
 def test_with_room_for_some_rows_some_are_kept() -> None:
     full = choose(NEED, PRICES, lambda point: 100, ROOM)
-    half = choose(NEED, PRICES, lambda point: 100, 500)
+    # Of the pixels and of half of the rows.
+    half = choose(NEED, PRICES, lambda point: 100, 100 * 100 + 500)
     none = choose(NEED, PRICES, lambda point: 100, 0)
     assert half.start == 2
     assert full.seconds < half.seconds < none.seconds

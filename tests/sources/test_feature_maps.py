@@ -10,6 +10,7 @@ from sft_mlflow.errors import OptionsError
 from sft_mlflow.sources import architectures
 from sft_mlflow.sources.feature_maps import network_with_maps
 from sft_mlflow.sources.network import StagedNetwork
+from sft_mlflow.sources.source_model import Architecture
 from sft_mlflow.sources.uri import resolve
 
 STRIDES = (4, 8, 16, 32)
@@ -95,18 +96,16 @@ def test_what_a_classifier_has_behind_its_last_map_is_not_kept() -> None:
     assert "body.blocks.6.0.conv_pw.weight" in names
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "torchvision://vit_b_32/random",
-        "torchvision://swin_t/random",
-        # Takes images of 384 pixels alone.
-        "timm://vit_tiny_patch16_384/random",
-    ],
-)
-def test_a_network_without_maps_is_refused_with_what_to_choose(
-    name: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("name", ["vit_b_32", "swin_t"])
+def test_a_network_without_maps_is_refused_with_what_to_choose(name: str) -> None:
     with pytest.raises(OptionsError, match="Choose a convolutional network"):
-        with_maps(name)
+        with_maps(f"torchvision://{name}/random")
+
+
+def test_a_transformer_for_images_of_one_size_is_refused_and_prints_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    model = architectures.build(Architecture("timm", "vit_tiny_patch16_384"))
+    with pytest.raises(OptionsError, match="Choose a convolutional network"):
+        network_with_maps(model, STRIDES, Projections)
     assert capfd.readouterr().err == ""

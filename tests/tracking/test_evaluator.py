@@ -162,5 +162,5 @@ def test_a_class_may_have_the_name_of_a_column(active: str) -> None:
         data=answers, targets="label", predictions="said", model_type="image-classification"
     )
     matrix = result.artifacts["confusion_matrix"].content
-    assert matrix.columns.tolist() == ["true", "false", "true"]
-    assert matrix.to_numpy().tolist() == [["false", 0, 1], ["true", 0, 2]]
+    assert matrix.columns.tolist() == ["true", "true", "false"]
+    assert matrix.to_numpy().tolist() == [["true", 2, 0], ["false", 1, 0]]

@@ -29,7 +29,7 @@ def test_the_run_of_a_command_has_its_options_and_ends_well(client: MlflowClient
 @pytest.mark.parametrize(
     ("error", "raised", "status", "said"),
     [
-        (KeyboardInterrupt(), KeyboardInterrupt, "KILLED", ""),
+        (KeyboardInterrupt("stop"), KeyboardInterrupt, "KILLED", "stop"),
         (ValueError("a bug"), ValueError, "FAILED", "a bug"),
         (MlflowException("gone"), TrackingError, "FAILED", "does not answer any more"),
         (

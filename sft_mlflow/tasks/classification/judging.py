@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -62,6 +62,17 @@ class ClassJudging:
     def subset(self, evidence: Logits, rows: NDArray[np.intp]) -> Logits:
         """Their rows."""
         return evidence[rows]
+
+    def drawn(
+        self,
+        evidence: Logits,
+        samples: Sequence[Sample],
+        frame: Frame,
+        draws: Iterable[NDArray[np.intp]],
+    ) -> Iterator[dict[str, float]]:
+        """The figures of each draw."""
+        targets = indices(samples, frame.classes)
+        return (figures_of(evidence[rows], targets[rows]) for rows in draws)
 
     def right(self, evidence: Logits, samples: Sequence[Sample], frame: Frame) -> NDArray[np.bool_]:
         """Whether the most probable class is the true one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 
@@ -19,11 +19,10 @@ from sft_mlflow.tasks.bootstrap import interval, resampled
 from sft_mlflow.tasks.detection import matching
 from sft_mlflow.tasks.detection.boxes import Boxes, objects_in, true_boxes
 from sft_mlflow.tasks.detection.drawing import beside_truth
-from sft_mlflow.tasks.detection.metrics import Precision, average_precision
+from sft_mlflow.tasks.detection.metrics import Matched, Precision
 from sft_mlflow.tasks.extremes import worst_and_middle
 from sft_mlflow.tasks.figures import Caption, ClassRow, ClassTable, Confusion, TestFigures
 
-# Each counts all boxes of all images again.
 RESAMPLES = 100
 BACKGROUND = "background"
 
@@ -51,12 +50,24 @@ class BoxJudging:
 
     def evaluate(self, evidence: Rows, samples: Sequence[Sample], frame: Frame) -> dict[str, float]:
         """`map`, `map_50`, `map_75`; `map_small` to `map_large` where such objects are."""
-        return _figures(_precision(evidence, samples, frame))
+        return _figures(_matched(evidence, samples, frame).precision())
 
     def subset(self, evidence: Rows, rows: NDArray[np.intp]) -> Rows:
         """Their boxes, numbered anew."""
         found = _by_image(evidence, int(max(rows, default=-1)) + 1)
         return _rows([found[row] for row in rows], 0)
+
+    def drawn(
+        self,
+        evidence: Rows,
+        samples: Sequence[Sample],
+        frame: Frame,
+        draws: Iterable[NDArray[np.intp]],
+    ) -> Iterator[dict[str, float]]:
+        """The figures of each draw; boxes are matched once."""
+        matched = _matched(evidence, samples, frame)
+        for rows in draws:
+            yield _figures(matched.precision(rows))
 
     def right(self, evidence: Rows, samples: Sequence[Sample], frame: Frame) -> None:
         """An image with several objects is more or less right."""
@@ -66,7 +77,7 @@ class BoxJudging:
         self, evidence: Rows, samples: Sequence[Sample], frame: Frame
     ) -> dict[str, tuple[int, float]]:
         """Objects and average precision of each class that has any."""
-        found = _precision(evidence, samples, frame).per_class
+        found = _matched(evidence, samples, frame).precision().per_class
         objects = Counter(box.label for sample in samples for box in objects_in(sample))
         return {name: (objects[name], value) for name, value in found.items()}
 
@@ -102,14 +113,11 @@ class BoxJudging:
         """Intervals by drawing images with replacement; precision over recall by class."""
         truth = [true_boxes(sample, frame.classes) for sample in samples]
         found = _by_image(evidence, len(samples))
-        precision = average_precision(found, truth, frame.classes)
+        matched = Matched.of(found, truth, frame.classes)
+        precision = matched.precision()
         figures = _figures(precision)
-        drawn = []
-        for rows in resampled(len(samples), RESAMPLES, seed):
-            again = average_precision(
-                [found[row] for row in rows], [truth[row] for row in rows], frame.classes
-            )
-            drawn.append(asdict(again))
+        draws = resampled(len(samples), RESAMPLES, seed)
+        drawn = [asdict(matched.precision(rows)) for rows in draws]
         counts = np.bincount(
             np.concatenate([one.labels for one in truth]), minlength=len(frame.classes)
         )
@@ -170,9 +178,9 @@ class BoxJudging:
         return None
 
 
-def _precision(evidence: Rows, samples: Sequence[Sample], frame: Frame) -> Precision:
+def _matched(evidence: Rows, samples: Sequence[Sample], frame: Frame) -> Matched:
     truth = [true_boxes(sample, frame.classes) for sample in samples]
-    return average_precision(_by_image(evidence, len(samples)), truth, frame.classes)
+    return Matched.of(_by_image(evidence, len(samples)), truth, frame.classes)
 
 
 def _figures(found: Precision) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -66,6 +66,17 @@ class MaskJudging:
         """Their counts."""
         return evidence[rows]
 
+    def drawn(
+        self,
+        evidence: Counts,
+        samples: Sequence[Sample],
+        frame: Frame,
+        draws: Iterable[NDArray[np.intp]],
+    ) -> Iterator[dict[str, float]]:
+        """The figures of each draw."""
+        del samples, frame
+        return (metrics.summary(evidence[rows].sum(0)) for rows in draws)
+
     def right(self, evidence: Counts, samples: Sequence[Sample], frame: Frame) -> None:
         """A mask is more or less right."""
         del evidence, samples, frame
@@ -102,10 +113,8 @@ class MaskJudging:
         """Intervals by drawing images with replacement; IoU, precision and recall by class."""
         counts = evidence.sum(0)
         figures = metrics.summary(counts)
-        drawn = [
-            metrics.summary(evidence[rows].sum(0))
-            for rows in resampled(len(samples), RESAMPLES, seed)
-        ]
+        draws = resampled(len(samples), RESAMPLES, seed)
+        drawn = list(self.drawn(evidence, samples, frame, draws))
         return TestFigures(
             images=len(samples),
             figures={
