@@ -349,7 +349,7 @@ class ScoreOptions(Options):
     )
     coco: str = Field("", description="COCO JSON file to write as well, of boxes or masks.")
     masks: str = Field("", description="Folder to write masks to as well, one PNG an image.")
-    overwrite: bool = Field(False, description="Replace another output or file.")
+    overwrite: bool = Field(False, description="Replace another output or Parquet file.")
     device: Device = Field("auto", description="Where to score.")
 
 

@@ -129,7 +129,7 @@ def own_server(tmp_path: Path, migrated_store: Path) -> Iterator[Server]:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """`sft-mlflow` as a user calls it: in a process of its own, with its own home."""
+    """`sft-mlflow` as a user calls it, with its own home."""
 
     home: Path
     tracking_uri: str
@@ -178,10 +178,11 @@ class CommandLine:
                 mlflow.set_tracking_uri(None)
         return said.getvalue()
 
-    def refused(self, *words: str, **environment: str) -> str:
+    def refused(self, *words: str, code: int = 2, **environment: str) -> str:
         """The message of the error that it ends with, in this process too."""
         with pytest.raises(SftError) as raised:
             self.here(*words, **environment)
+        assert raised.value.exit_code == code
         return str(raised.value)
 
     @property

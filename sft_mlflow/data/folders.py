@@ -24,8 +24,9 @@ def is_image(name: str) -> bool:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The files directly in the folder that are named as images are, in order."""
-    return sorted(path for path in folder.iterdir() if is_image(path.name) and path.is_file())
+    """The files directly in the folder that are named as images are, in order, without clutter."""
+    named = (path for path in folder.iterdir() if is_image(path.name) and not is_clutter(path.name))
+    return sorted(path for path in named if path.is_file())
 
 
 def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:

@@ -213,10 +213,8 @@ class Chain:
     def fill(self, point: int) -> Iterator[tuple[int, int]]:
         """Have what is needed of all images as they are, from that point on, in the store.
 
-        As far as it has room.
-
-        Yields (rows there, rows in all) as it gets on, or as another process does. Whoever stops it
-        early finds the rest computed when it is asked for.
+        As far as it has room. Yields (rows there, rows in all) as it gets on, or as another process
+        does. Whoever stops it early finds the rest computed when it is asked for.
         """
         total = len(self._digests)
         lock = self._shelves[point].lock()
@@ -237,6 +235,11 @@ class Chain:
             self.flush()
         finally:
             lock.release()
+
+    def note_use(self) -> None:
+        """Have the store know that its rows are in use, though none is read just now."""
+        for shelf in self._shelves.values():
+            shelf.note_use()
 
     def flush(self) -> None:
         """Write what was computed and is to be kept."""

@@ -92,12 +92,14 @@ class Choice:
     """Where values are read from.
 
     start: the kept point; below: the point whose rows are all there already, from which those that
-    `start` lacks are made; seconds: predicted, for all passes of the trial.
+    `start` lacks are made; seconds: predicted, for all passes of the trial; keeps_pixels: whether
+    there is room for them too.
     """
 
     start: int
     below: int
     seconds: float
+    keeps_pixels: bool = True
 
 
 def measure(road: Road, samples: Sequence[Sample], views: Views, scratch: Path) -> Prices:
@@ -123,15 +125,17 @@ def measure(road: Road, samples: Sequence[Sample], views: Views, scratch: Path) 
         values = segment(values)
     rows = torch.zeros((len(few), MEASURED_BYTES // len(few)), dtype=torch.uint8)
     shelf = store.shelf({"measured": uuid.uuid4().hex})
-    keys = keys_of([str(row) for row in few])
+    # Of each turn its own, since what is there is not written again.
+    turns = [keys_of([f"{turn} {row}" for row in few]) for turn in range(REPEATS)]
+    unwritten = iter(turns)
 
     def write() -> None:
-        shelf.put(keys, rows)
+        shelf.put(next(unwritten), rows)
         shelf.flush()
 
     try:
         written = _seconds_of(write)
-        read = _seconds_of(lambda: shelf.read(keys))
+        read = _seconds_of(lambda: shelf.read(turns[0]))
     finally:
         shutil.rmtree(shelf.folder, ignore_errors=True)
     return Prices(
@@ -178,7 +182,8 @@ def choose(
         return Choice(0, 0, 0.0)
     costs = {start: _cost(start, need, prices, absent, room_bytes) for start in starts}
     start = min(costs, key=lambda start: (costs[start].charged, start))
-    return Choice(start, _below(start, absent), costs[start].seconds)
+    cost = costs[start]
+    return Choice(start, _below(start, absent), cost.seconds, cost.keeps_pixels)
 
 
 def planned_chain(
@@ -202,7 +207,9 @@ def planned_chain(
 
     starts = range(need.point + 1) if reuse else range(1)
     choice = choose(need, prices, absent, store.room_bytes, starts)
-    kept = {0, choice.below, *road.network.inputs(choice.start)}
+    kept = {*road.network.inputs(choice.start)}
+    kept |= {choice.below} if choice.below else set()
+    kept |= {0} if choice.keeps_pixels else set()
     return Chain(samples, road, views, store, kept), choice
 
 
@@ -212,6 +219,7 @@ class _Cost:
 
     fill: float
     passes: float
+    keeps_pixels: bool
 
     @property
     def seconds(self) -> float:
@@ -226,26 +234,35 @@ def _cost(
     start: int, need: Need, prices: Prices, absent: Callable[[int], int], room_bytes: int
 ) -> _Cost:
     reads = need.images * need.passes
-    change = prices.change if need.changed else 0.0
-    pixels = prices.reading(0) + change
+    below = _below(start, absent)
+    missing = absent(start) if start else 0
+    bytes_missing = missing * prices.nbytes[start]
+    # Where not all rows have room, the others are computed at every pass.
+    share = _share(bytes_missing, room_bytes)
+    kept_share = 1 - missing / (need.images * len(need.views)) * (1 - share)
+    # Pixels have what the rows that are made of them leave.
+    undecoded = 0 if below else min(absent(0), missing) if start else absent(0)
+    left = max(0, room_bytes - bytes_missing)
+    keeps_pixels = not start or undecoded * prices.nbytes[0] <= left
+    pixel_share = _share(undecoded * prices.nbytes[0], left) if keeps_pixels else 0.0
+    unkept = undecoded / need.images * (1 - pixel_share)
+    pixels = (1 - unkept) * prices.reading(0) + unkept * prices.decode
+    pixels += prices.change if need.changed else 0.0
+    made = (prices.reading(below) if below else pixels) + prices.forward(below, start)
     live = pixels + prices.forward(0, need.point)
     if start == 0:
-        return _Cost(prices.decode * absent(0), reads * live)
-    missing = absent(start)
-    bytes_missing = missing * prices.nbytes[start]
-    # Pixels come first. Where not all rows have room, the others are computed at every pass.
-    undecoded = min(absent(0), missing)
-    room = max(0, room_bytes - undecoded * prices.nbytes[0])
-    share = 1.0 if bytes_missing <= room else room / bytes_missing
-    kept_share = 1 - (missing / (need.images * len(need.views))) * (1 - share)
-    below = _below(start, absent)
-    made = (prices.reading(below) if below else pixels) + prices.forward(below, start)
+        return _Cost(prices.decode * undecoded * pixel_share, reads * live, True)
     kept = prices.reading(start) + prices.forward(start, need.point)
     return _Cost(
-        (0.0 if below else prices.decode * undecoded)
-        + missing * share * (made + prices.writing(start)),
+        prices.decode * undecoded * pixel_share + missing * share * (made + prices.writing(start)),
         reads * (kept_share * kept + (1 - kept_share) * live),
+        keeps_pixels,
     )
+
+
+def _share(wanted: int, room_bytes: int) -> float:
+    """How much of it has room."""
+    return 1.0 if wanted <= room_bytes else room_bytes / wanted
 
 
 def _below(start: int, absent: Callable[[int], int]) -> int:

@@ -44,6 +44,10 @@ _JOB = "_job.json"
 _LOCK = "_lock"
 _METADATA = b"sft.job"
 _SINGLE_FILE = (".parquet", ".pq")
+# "_": readers of a folder pass such names over.
+_PART, _WHOLE = "_part.partial", "_whole.partial"
+# What a job that was killed before its first part may have left.
+_WORK = frozenset((_LOCK, f"{_JOB}.partial", _PART))
 
 
 def score(
@@ -71,7 +75,7 @@ def score(
     their number. Killed at any point, the same call goes on after the last whole part, and the
     output is the same to the byte. An output of the same job is left as it is: same images, by
     path, label, size and time of change, and same model. overwrite: score again and replace another
-    output or file; drop what another job has begun.
+    output or Parquet file; drop what another job has begun.
     Raises OptionsError where the output is another job's, or another process is writing it; and
     whatever is said, where it is the input, or a folder of other things than scores.
     """
@@ -79,7 +83,7 @@ def score(
     found = survey(inputs)
     job = _job(predictor.config, inputs, found, model_version)
     partial = output.with_name(f"{output.name}.partial")
-    _refuse_losses(output, inputs)
+    _refuse_losses(output, partial, inputs)
     if not overwrite:
         _refuse_others(output, partial, job)
     if not overwrite and _is_output_of(output, job):
@@ -224,15 +228,20 @@ def _job(config: ModelConfig, inputs: Inputs, found: Survey, model_version: str)
     }
 
 
-def _refuse_losses(output: Path, inputs: Inputs) -> None:
-    """What could not be made again is never replaced."""
-    other_folder = output.is_dir() and any(output.iterdir()) and _read_job(output) is None
-    other_file = output.is_file() and output.suffix.lower() not in _SINGLE_FILE
-    if output == inputs.root or other_folder or other_file:
-        raise OptionsError(
-            f"output: {output} is what is scored, or has other things than scores, and is never "
-            "replaced. Choose another output."
-        )
+def _refuse_losses(output: Path, partial: Path, inputs: Inputs) -> None:
+    """What could not be made again is never replaced, whatever is said."""
+    for path in (output, partial):
+        if not path.exists():
+            continue
+        if inputs.root.exists() and path.samefile(inputs.root):
+            why = "is what is scored"
+        elif path.is_dir() and _read_job(path) is None and not _WORK.issuperset(_names(path)):
+            why = "is a folder of other things than scores"
+        elif path.is_file() and path.suffix.lower() not in _SINGLE_FILE:
+            why = "is a file, and no Parquet one"
+        else:
+            continue
+        raise OptionsError(f"output: {path} {why}, and is never replaced. Choose another output.")
 
 
 def _refuse_others(output: Path, partial: Path, job: dict[str, str]) -> None:
@@ -305,8 +314,7 @@ def _finished_parts(partial: Path) -> list[Path]:
 
 
 def _write_part(partial: Path, number: int, rows: list[pa.RecordBatch], schema: pa.Schema) -> Path:
-    # "_": readers of a folder pass such names over.
-    beside = partial / "_part.partial"
+    beside = partial / _PART
     pq.write_table(pa.Table.from_batches(rows, schema), beside)
     _flush(beside)
     return beside.replace(_part(partial, number))
@@ -319,7 +327,7 @@ def _errors(part: Path) -> int:
 
 def _publish(output: Path, partial: Path, parts: list[Path], schema: pa.Schema) -> None:
     if output.suffix.lower() in _SINGLE_FILE:
-        whole = partial / "_whole.partial"
+        whole = partial / _WHOLE
         with pq.ParquetWriter(whole, schema) as writer:
             for part in parts:
                 # One row group a part, however the part was made.

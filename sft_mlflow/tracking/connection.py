@@ -58,7 +58,7 @@ def leave_waiting_to_the_outbox() -> None:
 def _soon() -> Iterator[None]:
     """In it MLflow's client gives up soon, and not after minutes, unless the user said when."""
     given = os.environ.get(_RETRIES)
-    os.environ.setdefault(_RETRIES, "1")
+    leave_waiting_to_the_outbox()
     try:
         yield
     finally:

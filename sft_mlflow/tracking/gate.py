@@ -225,7 +225,6 @@ def _bootstrap(
     Both models are judged on the same images, drawn with replacement. Efron & Tibshirani 1993,
     chapter 16.
     """
-
     after, before = (
         judging.drawn(one.evidence, samples, one.frame, resampled(len(samples), RESAMPLES, seed=0))
         for one in (challenger, champion)

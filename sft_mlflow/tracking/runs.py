@@ -26,6 +26,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_PARENT_RUN_ID,
     MLFLOW_RUN_NAME,
 )
+from requests import RequestException
 
 from sft_mlflow.errors import TrackingError, first_line
 from sft_mlflow.tracking import outbox
@@ -79,16 +80,15 @@ def single(
         client.set_terminated(run_id, "FINISHED")
     except BaseException as error:
         # A server that is away already has its error; another one would hide it.
-        with suppress(MlflowException):
+        with suppress(MlflowException, RequestException):
             status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             client.set_terminated(run_id, status)
-        if not isinstance(error, MlflowException):
+        if not isinstance(error, MlflowException | RequestException):
             raise
-        what = "refuses this" if is_lasting(error) else "does not answer any more"
-        raise TrackingError(
-            f"{client.tracking_uri}: {what} ({first_line(error)}). "
-            f"What was done is kept; the same command goes on."
-        ) from error
+        text = f"does not answer any more ({first_line(error)}). The same command goes on."
+        if is_lasting(error):
+            text = f"refuses this ({first_line(error)}). Look at its log, and at what is before it."
+        raise TrackingError(f"{client.tracking_uri}: {text} What was done is kept.") from error
 
 
 def log_scored_input(client: MlflowClient, run_id: str, uri: str, digest: str) -> None:

@@ -84,6 +84,8 @@ class ChainBatches:
             rows = order[step * self.batch_size : (step + 1) * self.batch_size]
             values = self.train.inputs(rows, view, self.point)
             samples = [self.train.samples[row] for row in rows]
+            # Epochs can be long.
+            self.valid.note_use()
             yield Batch(values, self.learning.targets(samples, self.frame, moved))
         # Another epoch, or another trial, may take the same view.
         self.train.flush()

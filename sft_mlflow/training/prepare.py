@@ -97,7 +97,7 @@ def prepare(
     if augmentation is None:
         augmentation = "light" if asks_mirror else "none"
     probed, remarks = None, []
-    # One that is computed is cheap enough to be asked and no more.
+    # One that is computed is cheap enough to be fitted for the question alone.
     if recipe.head_start == "probe" or (linear and asks_mirror):
         settled = replace(recipe, image_size=preprocessing.size, precision=precision)
         until = None if deadline is None else deadline - QUESTIONS_SHARE * (deadline - begun)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sft_mlflow.data.manifest import Sample
-from sft_mlflow.reuse.chain import AS_THEY_ARE, Chain, Road
+from sft_mlflow.reuse.chain import AS_THEY_ARE, Road
+from sft_mlflow.reuse.planner import Need, planned_chain
 from sft_mlflow.sources import model_folder
 from sft_mlflow.tasks.base import Evidence
 from sft_mlflow.tasks.classification.judging import figures_of
@@ -144,9 +145,12 @@ def _features(
 ) -> Features:
     """What the head reads of each image, kept for the trials."""
     point = road.network.full_depth
-    kept = point if material.reuse else 0
-    chain = Chain(samples, road, AS_THEY_ARE, material.store, kept={0, kept})
-    for done, total in chain.fill(kept):
+    need = Need(point, len(samples), 1, range(1))
+    prices = material.prices(road, samples, AS_THEY_ARE)
+    chain, choice = planned_chain(
+        samples, road, AS_THEY_ARE, material.store, need, prices, reuse=material.reuse
+    )
+    for done, total in chain.fill(choice.start):
         progress(done, total)
     rows = np.arange(len(samples))
     together = road.pixel_spec.together
@@ -155,4 +159,6 @@ def _features(
     for start in range(0, len(rows), together):
         values = chain.values(rows[start : start + together], 0, point)
         found[start : start + together] = values.float().cpu().numpy()
+    # The store may have had no room for all.
+    progress(len(samples), len(samples))
     return Features(found, indices(samples, material.manifest.classes))

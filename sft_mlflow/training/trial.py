@@ -220,7 +220,12 @@ def _batches(
     starts = [(valid, from_valid.start)] if validations else []
     if epochs and not changed:
         starts.append((train, from_train.start))
-    elif epochs and any(len(train.absent(v, from_train.start)) for v in recipe.view_numbers):
+    elif (
+        epochs
+        and from_train.keeps_pixels
+        and not from_train.below
+        and any(len(train.absent(view, from_train.start)) for view in recipe.view_numbers)
+    ):
         # Views come into the store as epochs take them, from pixels: a trial that is pruned needs
         # few.
         starts.append((train, 0))

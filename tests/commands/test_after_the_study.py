@@ -27,7 +27,7 @@ def test_an_unknown_model_suggests_the_nearest_name(finished_study: FinishedStud
 
 
 def test_all_wrong_options_are_reported_at_once(finished_study: FinishedStudy) -> None:
-    said = finished_study.run.refused("finetune", "--epochs", "none", "--batch_size", "0")
+    said = finished_study.run("finetune", "--epochs", "none", "--batch_size", "0", code=2)
     assert "--epochs" in said
     assert "--batch-size" in said
 

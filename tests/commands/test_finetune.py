@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -228,8 +231,24 @@ def test_a_server_that_does_not_answer_is_told_soon(
 ) -> None:
     data = {"finetune": "--data", "score": "--input"}.get(words[0])
     given = () if data is None else (data, str(finished_study.data))
-    said = finished_study.run.refused(*words, *given, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert "http://127.0.0.1:9: does not answer" in said
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+        calls: list[None] = []
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+                    calls.append(None)
+
+        listening = threading.Thread(target=hang_up)
+        listening.start()
+        said = finished_study.run.refused(*words, *given, code=1, MLFLOW_TRACKING_URI=uri)
+        server.shutdown(socket.SHUT_RDWR)
+        listening.join()
+    assert f"{uri}: does not answer" in said
+    # Minutes are what more of them would take.
+    assert 1 <= len(calls) <= 2
 
 
 def test_the_check_writes_its_findings_as_json(

@@ -80,11 +80,27 @@ def test_without_room_nothing_is_kept() -> None:
 
 def test_with_room_for_some_rows_some_are_kept() -> None:
     full = choose(NEED, PRICES, lambda point: 100, ROOM)
-    # Of the pixels and of half of the rows.
-    half = choose(NEED, PRICES, lambda point: 100, 100 * 100 + 500)
+    half = choose(NEED, PRICES, lambda point: 100, 500)
     none = choose(NEED, PRICES, lambda point: 100, 0)
     assert half.start == 2
     assert full.seconds < half.seconds < none.seconds
+    # Pixels have what rows leave: all or nothing beside them.
+    assert (full.keeps_pixels, half.keeps_pixels, none.keeps_pixels) == (True, False, True)
+
+
+def test_rows_that_fit_are_kept_though_their_pixels_do_not() -> None:
+    found = choose(NEED, PRICES, lambda point: 100, 100 * 10 + 50 * 100)
+    assert (found.start, found.keeps_pixels) == (2, False)
+    # Each is decoded once, and no more.
+    assert found.seconds == pytest.approx(100 * (1e-3 + 2e-3 + 10e-8) + 1000 * 10e-8)
+
+
+def test_what_is_made_from_a_point_below_needs_no_pixels() -> None:
+    absent = {0: 100, 1: 0, 2: 100}
+    prices = replace(PRICES, nbytes=(100, 10_000, 10))
+    found = choose(NEED, prices, absent.__getitem__, 100 * 10)
+    assert (found.start, found.below) == (2, 1)
+    assert found.seconds == pytest.approx(100 * (1e-4 + 1e-3 + 1e-7) + 1000 * 1e-7)
 
 
 def test_the_prediction_is_the_sum_of_what_is_done() -> None:

@@ -210,16 +210,23 @@ def test_neither_the_input_nor_a_folder_of_other_things_is_ever_replaced(
     table.write_text(f"path\n{image}\n")
     listed = tmp_path / "list.parquet"
     pd.read_csv(table).to_parquet(listed)
+    linked = tmp_path / "linked"
+    linked.symlink_to(tmp_path)
+    others = write_image(tmp_path / "mine.partial" / "two.png", 1)
     for source, output in [
         (image.parent, image.parent),
         (image.parent, tmp_path),
         (image.parent, image),
         (image, image),
         (listed, listed),
+        (listed, linked / listed.name),
+        (image.parent, tmp_path / "mine"),
+        (others.parent, tmp_path / "mine"),
     ]:
         with pytest.raises(OptionsError, match="never replaced"):
             list(events(predictor, source, output, overwrite=True))
     assert image.is_file()
+    assert others.is_file()
     assert pd.read_parquet(listed)["path"].tolist() == [str(image)]
 
 

@@ -152,7 +152,7 @@ def test_a_server_that_goes_away_in_the_middle_stops_nothing_and_gets_everything
     assert line.client.get_model_version_by_alias("away", "challenger").version == "1"
 
 
-def test_a_second_process_on_the_same_study_is_refused(line: CommandLine, pictures: Path) -> None:
+def test_a_study_that_is_being_run_is_not_run_beside(line: CommandLine, pictures: Path) -> None:
     with opening.alone(line.home / "studies" / "crash", "crash"):
         said = line.refused(*STUDY, "--data", str(pictures))
     assert "another process is running it" in said

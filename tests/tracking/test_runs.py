@@ -6,6 +6,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from requests import RequestException
 
 from sft_mlflow.errors import TrackingError
 from sft_mlflow.tracking import runs, versions
@@ -38,6 +39,7 @@ def test_the_run_of_a_command_has_its_options_and_ends_well(client: MlflowClient
             "FAILED",
             "refuses this",
         ),
+        (RequestException("cut off"), TrackingError, "FAILED", "does not answer any more"),
     ],
 )
 def test_the_run_ends_as_its_command_does(

@@ -38,10 +38,10 @@ def read(uri: str, *, cache: Path, task: TaskName, ignored: frozenset[str]) -> L
             f"({others}) side by side. Move one kind away, or list the files in a CSV table."
         )
     entries: list[Entry] = []
-    strays = _loose_images(root)
+    strays = images_in(root)
     for above, split in sides.items() if split_layout else [(root, None)]:
         if split_layout:
-            strays += _loose_images(above)
+            strays += images_in(above)
         entries += _class_entries(above, split)
     return Listing(root.name, str(root), tuple(entries), tuple(strays))
 
@@ -62,7 +62,3 @@ def _files_below(folder: Path) -> list[Path]:
 
 def _folders(parent: Path) -> list[Path]:
     return sorted(path for path in parent.iterdir() if path.is_dir() and not is_clutter(path.name))
-
-
-def _loose_images(parent: Path) -> list[Path]:
-    return [path for path in images_in(parent) if not is_clutter(path.name)]

@@ -64,7 +64,10 @@ class BoxJudging:
         frame: Frame,
         draws: Iterable[NDArray[np.intp]],
     ) -> Iterator[dict[str, float]]:
-        """The figures of each draw; boxes are matched once."""
+        """The figures of each draw; boxes are matched once.
+
+        By size only where such objects are, but 0 where a draw of them has no answer at all.
+        """
         matched = _matched(evidence, samples, frame)
         for rows in draws:
             yield _figures(matched.precision(rows))
@@ -111,16 +114,12 @@ class BoxJudging:
         self, evidence: Rows, samples: Sequence[Sample], frame: Frame, seed: int
     ) -> TestFigures:
         """Intervals by drawing images with replacement; precision over recall by class."""
-        truth = [true_boxes(sample, frame.classes) for sample in samples]
-        found = _by_image(evidence, len(samples))
-        matched = Matched.of(found, truth, frame.classes)
+        matched = _matched(evidence, samples, frame)
         precision = matched.precision()
         figures = _figures(precision)
         draws = resampled(len(samples), RESAMPLES, seed)
         drawn = [asdict(matched.precision(rows)) for rows in draws]
-        counts = np.bincount(
-            np.concatenate([one.labels for one in truth]), minlength=len(frame.classes)
-        )
+        counts = matched.true_boxes.sum(axis=0)
         nothing = math.nan
         return TestFigures(
             images=len(samples),
