@@ -12,6 +12,9 @@ A bug keeps its traceback.
 
 from __future__ import annotations
 
+# Some hold a whole chain of errors in one line.
+_SHORT = 200
+
 
 class SftError(Exception):
     """Root of every error that a user can act on."""
@@ -39,4 +42,5 @@ class TrackingError(SftError):
 
 def first_line(error: BaseException) -> str:
     """What another library's error says in short, or its kind where it says nothing."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return line if len(line) <= _SHORT else f"{line[: _SHORT - 1]}…"

@@ -93,6 +93,8 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
     options = options.model_copy(update={"model_name": model_name})
     cache = home() / "cache"
     store = Store(cache, _cache_bytes(cache, options.cache_gb))
+    # The budget may be less than what earlier studies left.
+    store.make_room()
     material = Material(task, loaded.manifest, folder, device, fetched, store, options.reuse)
     storage = options.storage or f"sqlite:///{folder / 'study.db'}"
     with opening.alone(folder, name):

@@ -17,12 +17,17 @@ def report(options: ReportOptions) -> Path:
     source = studies / options.study / "report.html"
     if not source.exists():
         known = sorted(path.parent.name for path in studies.glob("*/report.html"))
-        near = difflib.get_close_matches(options.study, known, n=3, cutoff=0.4) or known[-3:]
+        near = difflib.get_close_matches(options.study, known, n=3, cutoff=0.4)
+        what = "Nearest" if near else "There are"
         raise OptionsError(
             f"--study {options.study!r}: no study of that name has a report here. "
-            f"There are: {', '.join(near) or 'none'}."
+            f"{what}: {', '.join(near or known) or 'none'}."
         )
     target = Path(options.output)
+    if target.is_dir():
+        target /= source.name
+    if target.exists() and target.suffix.lower() not in (".html", ".htm"):
+        raise OptionsError(f"--output {target}: exists and is no HTML file. Choose another one.")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(source, target)
     return target

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ BLOCK_BYTES = 32 * 2**20
 _BLOCK = ".safetensors"
 # A shelf that was read or written so lately is in use, perhaps by another process; readers say so
 # as often as that.
-IN_USE_SECONDS, NOTED_SECONDS = 900.0, 60.0
+IN_USE_SECONDS, NOTED_SECONDS = 300.0, 60.0
 # A file that is still being written is younger; an older one belongs to a process that is gone.
 _ABANDONED_SECONDS = 3600.0
 
@@ -69,33 +70,42 @@ class Store:
     @property
     def room_bytes(self) -> int:
         """What can be had beside the shelves that are in use."""
-        return max(0, self.budget_bytes - self._survey()[0])
+        return max(0, self.budget_bytes - sum(one.size for one in self._survey() if one.in_use))
 
-    def make_room(self, wanted: int) -> bool:
+    def make_room(self, wanted: int = 0) -> bool:
         """Whether so many bytes fit, once shelves that were longest of no use are gone.
 
-        None that is in use goes, so that those of a trial, or of two studies at once, do not drive
-        each other out; and none goes for what will not fit anyway.
+        None that is in use goes for what is wanted, so that those of a trial, or of two studies at
+        once, do not drive each other out; and none at all for what will not fit anyway. But what is
+        more than the budget, which may have been lowered, goes in any case.
         """
-        in_use, idle = self._survey()
-        fits = in_use + wanted <= self.budget_bytes
-        excess = in_use + sum(idle.values()) + (wanted if fits else 0) - self.budget_bytes
-        for folder, size in idle.items():
-            if excess <= 0:
+        shelves = self._survey()
+        used = sum(one.size for one in shelves)
+        fits = sum(one.size for one in shelves if one.in_use) + wanted <= self.budget_bytes
+        for one in shelves:
+            enough = used + (wanted if fits else 0) <= self.budget_bytes
+            if enough or (one.in_use and used <= self.budget_bytes):
                 break
             # Whoever reads it finds its rows missing, and makes them again.
-            shutil.rmtree(folder, ignore_errors=True)
-            excess -= size
-        return fits
+            shutil.rmtree(one.folder, ignore_errors=True)
+            used -= one.size
+        return used + wanted <= self.budget_bytes
 
-    def _survey(self) -> tuple[int, dict[Path, int]]:
-        """Bytes of what is in use, and of each of the others, longest of no use first."""
-        folders = self.folder.iterdir() if self.folder.is_dir() else ()
-        used = {folder: _last_use(folder) for folder in folders if folder.is_dir()}
-        sizes = {folder: size_bytes(folder) for folder in sorted(used, key=used.__getitem__)}
+    def _survey(self) -> list[_Used]:
+        """All shelves, longest of no use first."""
+        folders = list(self.folder.iterdir()) if self.folder.is_dir() else []
         since = time.time() - IN_USE_SECONDS
-        in_use = sum(size for folder, size in sizes.items() if used[folder] > since)
-        return in_use, {f: size for f, size in sizes.items() if used[f] <= since}
+        used = {folder: _last_use(folder) for folder in folders if folder.is_dir()}
+        ordered = sorted(used, key=used.__getitem__)
+        return [_Used(folder, size_bytes(folder), used[folder] > since) for folder in ordered]
+
+
+class _Used(NamedTuple):
+    """What a shelf takes, and whether it was read or written lately."""
+
+    folder: Path
+    size: int
+    in_use: bool
 
 
 class Shelf:

@@ -44,6 +44,8 @@ _JOB = "_job.json"
 _LOCK = "_lock"
 _METADATA = b"sft.job"
 _SINGLE_FILE = (".parquet", ".pq")
+# Who gives such a name means no folder.
+_OTHER_FORMATS = frozenset((".csv", ".tsv", ".json", ".jsonl", ".txt", ".xlsx", ".feather"))
 # "_": readers of a folder pass such names over.
 _PART, _WHOLE = "_part.partial", "_whole.partial"
 # What a job that was killed before its first part may have left.
@@ -80,6 +82,11 @@ def score(
     whatever is said, where it is the input, or a folder of other things than scores.
     """
     output = Path(os.path.abspath(output.expanduser()))
+    if output.suffix.lower() in _OTHER_FORMATS:
+        raise OptionsError(
+            f"output: {output.name}: rows are written as Parquet. Give a name that ends in "
+            ".parquet, or one of a folder."
+        )
     found = survey(inputs)
     job = _job(predictor.config, inputs, found, model_version)
     partial = output.with_name(f"{output.name}.partial")
@@ -245,7 +252,8 @@ def _refuse_losses(output: Path, partial: Path, inputs: Inputs) -> None:
 
 
 def _refuse_others(output: Path, partial: Path, job: dict[str, str]) -> None:
-    if output.exists() and not _is_output_of(output, job):
+    empty = output.is_dir() and not any(output.iterdir())
+    if output.exists() and not empty and not _is_output_of(output, job):
         raise OptionsError(
             f"output: {output} exists and is not the result of this job. Choose another output, "
             "or say --overwrite yes."

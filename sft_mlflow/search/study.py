@@ -146,14 +146,15 @@ def enqueue_first(study: optuna.Study, space: Space) -> None:
 
 
 def requeue_interrupted(study: optuna.Study) -> list[int]:
-    """Numbers of the trials that a dead process left running; each is failed and tried again.
+    """Numbers of the interrupted trials that are queued to go on.
 
-    Only to be called while no other process runs this study.
+    Those that a dead process left running are failed and queued first. Only to be called while no
+    other process runs this study.
     """
-    interrupted = study.get_trials(states=(State.RUNNING,), deepcopy=False)
-    for trial in interrupted:
+    for trial in study.get_trials(states=(State.RUNNING,), deepcopy=False):
         _fail_and_retry(study, trial)
-    return [trial.number for trial in interrupted]
+    queued = study.get_trials(states=(State.WAITING,), deepcopy=False)
+    return [t.user_attrs[_RETRIED] for t in queued if _RETRIED in t.user_attrs]
 
 
 def run_study(

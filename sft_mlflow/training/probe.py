@@ -17,6 +17,10 @@ from sft_mlflow.training.head_start import HeadStart
 
 # Inverse strengths of the L2 penalty that are tried; features have unit variance.
 STRENGTHS = (0.001, 0.01, 0.1)
+# Of the mean deviation, what one counts at least. A feature that hardly varies would get a weight
+# a hundred times as large as others, for nothing, and the first step of what trains below it makes
+# it vary (docs/performance.md).
+LEAST_SPREAD = 0.3
 ITERATIONS = 200
 
 
@@ -64,10 +68,11 @@ def fit_probe(
             "the training side has images of one class only, so there is nothing to tell apart. "
             "Give it images of at least two."
         )
-    mean, std = train.values.mean(axis=0), train.values.std(axis=0) + 1e-6
+    mean, std = train.values.mean(axis=0), train.values.std(axis=0)
+    spread = np.maximum(std, LEAST_SPREAD * np.sqrt(np.square(std).mean()) + 1e-6)
     # In place: of many images one more copy is what takes the most memory of all.
     scaled = train.values - mean
-    scaled /= std
+    scaled /= spread
     best: tuple[tuple[float, float], Probe] | None = None
     for strength in STRENGTHS:
         model = LogisticRegression(
@@ -79,7 +84,7 @@ def fit_probe(
             # A head that is not quite at the optimum is a fine start, and training goes on.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(scaled, train.targets)
-        weight, bias = _unscaled(model, classes, mean, std)
+        weight, bias = _unscaled(model, classes, mean, spread)
         logits = valid.values @ weight.T + bias
         found = evaluate(logits, valid.targets)
         rank = (found[metric], -found["loss"])
@@ -93,7 +98,7 @@ def _unscaled(
     model: LogisticRegression,
     classes: int,
     mean: NDArray[np.float32],
-    std: NDArray[np.float32],
+    spread: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weight and bias for features as they come, of a model of scaled ones."""
     coefficients, intercepts = model.coef_, model.intercept_
@@ -104,6 +109,6 @@ def _unscaled(
     weight = np.zeros((classes, len(mean)), np.float32)
     # The logits of the classes that were seen add up to zero, so the largest is above this one.
     bias = np.full(classes, intercepts.min() - 1, np.float32)
-    weight[model.classes_] = coefficients / std
-    bias[model.classes_] = intercepts - (coefficients * (mean / std)).sum(axis=1)
+    weight[model.classes_] = coefficients / spread
+    bias[model.classes_] = intercepts - (coefficients * (mean / spread)).sum(axis=1)
     return weight, bias

@@ -178,6 +178,14 @@ def test_the_same_study_again_has_nothing_left_to_do_and_says_so(
         "report", "--study", "fields", "--output", str(finished_study.run.folder / "again.html")
     )
     assert printed.strip().endswith("again.html")
+    folder = finished_study.run.folder / "reports"
+    folder.mkdir()
+    words = ("report", "--study", "fields", "--output")
+    assert finished_study.run.here(*words, str(folder)).strip() == str(folder / "report.html")
+    (folder / "mine.txt").write_text("mine")
+    said = finished_study.run.refused(*words, str(folder / "mine.txt"))
+    assert "is no HTML file" in said
+    assert (folder / "mine.txt").read_text() == "mine"
     assert "Study fields" in (finished_study.run.folder / "again.html").read_text()
 
 

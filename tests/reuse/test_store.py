@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,16 @@ def test_what_is_in_use_is_not_removed_for_others(tmp_path: Path) -> None:
     assert filled(store, 3).takes_rows
     there = [n for n in range(4) if not store.shelf({"number": n}).missing(keys_of(["image 0"]))[0]]
     assert there == [1, 3]
+
+
+def test_a_budget_that_was_lowered_is_kept_whatever_is_in_use(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", budget_bytes=45_000)
+    for number in range(4):
+        filled(store, number, last_use=time.time() - 10 + number)
+    lower = replace(store, budget_bytes=25_000)
+    assert lower.make_room()
+    there = [n for n in range(4) if not store.shelf({"number": n}).missing(keys_of(["image 0"]))[0]]
+    assert there == [2, 3]
 
 
 def test_nothing_is_removed_for_what_has_no_room_anyway(tmp_path: Path) -> None:

@@ -202,6 +202,17 @@ def test_another_output_is_refused_and_overwritten_only_when_told(
     assert {p.name for p in tmp_path.iterdir()} == {"few", "out", "out.parquet"}
 
 
+def test_an_empty_folder_is_taken_and_a_name_of_another_format_is_not(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    image = write_image(tmp_path / "photos" / "one.png", 0)
+    (tmp_path / "out").mkdir()
+    list(events(predictor, image.parent, tmp_path / "out"))
+    assert len(pd.read_parquet(tmp_path / "out")) == 1
+    with pytest.raises(OptionsError, match="rows are written as Parquet"):
+        list(events(predictor, image.parent, tmp_path / "out.csv"))
+
+
 def test_neither_the_input_nor_a_folder_of_other_things_is_ever_replaced(
     predictor: Predictor, tmp_path: Path
 ) -> None:

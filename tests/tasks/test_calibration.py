@@ -33,6 +33,14 @@ def test_scaling_lowers_loss_and_calibration_error_and_keeps_every_answer() -> N
     assert np.array_equal(after.argmax(axis=1), before.argmax(axis=1))
 
 
+def test_few_images_leave_the_temperature_near_one_and_many_do_not() -> None:
+    logits, targets = made(5.0)
+    few, some, all_of_them = (
+        calibration.fit_temperature(logits[:n], targets[:n]) for n in (5, 50, 20_000)
+    )
+    assert 1 < few < some < all_of_them
+
+
 def test_logits_that_are_always_right_do_not_send_the_temperature_to_zero() -> None:
     logits = np.eye(3, dtype=np.float32)[[0, 1, 2]] * 10
     assert calibration.fit_temperature(logits, np.array([0, 1, 2])) >= calibration.LOWEST

@@ -133,3 +133,16 @@ def test_a_probe_comes_back_from_its_file_and_into_a_head(probe: Probe, tmp_path
     assert np.array_equal(head.bias.detach().numpy(), probe.bias)
     assert loaded.evidence is not None
     assert np.array_equal(loaded.evidence, probe.valid)
+
+
+def test_a_feature_that_hardly_varies_gets_no_large_weight() -> None:
+    generator = np.random.default_rng(0)
+    targets = np.arange(90) % 3
+    values = generator.normal(size=(90, 8)).astype(np.float32)
+    values[:, 0] += 2 * targets
+    # A trace of the class where the frozen network hardly ever answers.
+    values[:, 1] = 1e-4 * (targets == 2) + 1e-5 * generator.normal(size=90)
+    features = Features(values, targets)
+    probe = fit_probe(features, features, 3, None, figures_of, "accuracy")
+    assert figures_of(probe.valid, targets)["accuracy"] > 0.7
+    assert np.abs(probe.weight[:, 1]).max() < np.abs(probe.weight[:, 0]).max()
