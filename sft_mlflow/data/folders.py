@@ -41,3 +41,9 @@ def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
         walked.add(real)
         folders[:] = sorted(name for name in folders if not is_clutter(name))
         yield Path(parent), sorted(name for name in files if not is_clutter(name))
+
+
+def images_below(root: Path) -> Iterator[Path]:
+    """The files of `folders_below` that are named as images are, folder by folder."""
+    for parent, files in folders_below(root):
+        yield from (parent / name for name in files if is_image(name))

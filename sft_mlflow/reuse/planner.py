@@ -183,7 +183,7 @@ def choose(
     costs = {start: _cost(start, need, prices, absent, room_bytes) for start in starts}
     start = min(costs, key=lambda start: (costs[start].charged, start))
     cost = costs[start]
-    return Choice(start, _below(start, absent), cost.seconds, cost.keeps_pixels)
+    return Choice(start, cost.below, cost.seconds, cost.keeps_pixels)
 
 
 def planned_chain(
@@ -215,10 +215,14 @@ def planned_chain(
 
 @dataclass(frozen=True)
 class _Cost:
-    """Seconds of a trial. fill: to have in the store what it lacks; passes: all else."""
+    """Seconds of a trial. fill: to have in the store what it lacks; passes: all else.
+
+    below, keeps_pixels: of the choice that costs so much.
+    """
 
     fill: float
     passes: float
+    below: int
     keeps_pixels: bool
 
     @property
@@ -251,11 +255,12 @@ def _cost(
     made = (prices.reading(below) if below else pixels) + prices.forward(below, start)
     live = pixels + prices.forward(0, need.point)
     if start == 0:
-        return _Cost(prices.decode * undecoded * pixel_share, reads * live, True)
+        return _Cost(prices.decode * undecoded * pixel_share, reads * live, below, keeps_pixels)
     kept = prices.reading(start) + prices.forward(start, need.point)
     return _Cost(
         prices.decode * undecoded * pixel_share + missing * share * (made + prices.writing(start)),
         reads * (kept_share * kept + (1 - kept_share) * live),
+        below,
         keeps_pixels,
     )
 

@@ -16,7 +16,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from sft_mlflow.data.folders import IMAGE_SUFFIXES, folders_below, is_clutter, is_image
+from sft_mlflow.data.folders import (
+    IMAGE_SUFFIXES,
+    folders_below,
+    images_below,
+    is_clutter,
+)
 from sft_mlflow.data.manifest import Split
 from sft_mlflow.data.readers.listing import SPLIT_WORDS
 from sft_mlflow.data.tables import beside, columns_of, is_table, table_rows
@@ -58,7 +63,7 @@ class Inputs:
             for path in _matches(self.root, self.pattern):
                 yield InputImage(path, None)
         elif self.kind == "folder":
-            for path in _images_below(self.root):
+            for path in images_below(self.root):
                 yield InputImage(path, self._class_of(path))
         else:
             yield InputImage(self.root, None)
@@ -190,13 +195,6 @@ def _listed(folder: Path) -> tuple[list[str], list[str]]:
             if not is_clutter(entry.name):
                 (folders if entry.is_dir() else files).append(entry.name)
     return sorted(folders), sorted(files)
-
-
-def _images_below(root: Path) -> Iterator[Path]:
-    for parent, files in folders_below(root):
-        for name in files:
-            if is_image(name):
-                yield parent / name
 
 
 def _matches(folder: Path, pattern: Sequence[str]) -> Iterator[Path]:

@@ -71,11 +71,12 @@ def log_figures(
     figures: Mapping[str, float], dataset: EvaluationDataset, run_id: str, model_id: str | None
 ) -> None:
     """Log the figures to run and model, with the data set that they are of."""
+    at = now()
     logged = [
         Metric(
             key=name,
             value=value,
-            timestamp=now(),
+            timestamp=at,
             step=0,
             model_id=model_id,
             dataset_name=dataset.name,

@@ -314,9 +314,10 @@ def _now() -> str:
 
 
 def _log(client: MlflowClient, run_id: str, decision: Decision, test: Manifest | None) -> None:
+    at = now()
     client.log_batch(
         run_id,
-        metrics=[Metric(name, value, now(), 0) for name, value in _metrics(decision).items()],
+        metrics=[Metric(name, value, at, 0) for name, value in _metrics(decision).items()],
         tags=[RunTag(TAG, decision.outcome)],
     )
     content = {**asdict(decision), "failed": [c.name for c in decision.failed]}

@@ -104,9 +104,10 @@ def log_scored(
     """Log by which model a run scored, and its counts and figures."""
     if model.model_id is not None:
         client.log_inputs(run_id, models=[LoggedModelInput(model.model_id)])
+    at = now()
     client.log_batch(
         run_id,
-        metrics=[Metric(k, v, now(), 0) for k, v in values.items()],
+        metrics=[Metric(k, v, at, 0) for k, v in values.items()],
         tags=[RunTag("sft.model", model.uri)],
     )
 

@@ -99,9 +99,8 @@ def of_mirrored(
 
 def _chosen(samples: Sequence[Sample]) -> NDArray[np.intp]:
     """Rows of the samples, or of so many of them by their digests, which are as good as drawn."""
-    rows = np.argsort([sample.digest for sample in samples], kind="stable")[:MOST_IMAGES]
-    rows.sort()
-    return rows
+    digests = [sample.digest for sample in samples]
+    return np.sort(np.argsort(digests, kind="stable")[:MOST_IMAGES])
 
 
 def mirrored(pixels: Tensor, sizes: Sequence[tuple[int, int]], spec: PixelSpec) -> Tensor:

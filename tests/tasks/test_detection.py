@@ -16,7 +16,7 @@ from sft_mlflow.sources.uri import resolve
 from sft_mlflow.tasks.detection.box_head import Objects
 from sft_mlflow.tasks.detection.boxes import Boxes
 from sft_mlflow.tasks.detection.fcos import FcosOverPyramid
-from sft_mlflow.tasks.detection.metrics import average_precision
+from sft_mlflow.tasks.detection.metrics import Matched
 
 CLASSES = ("cat", "dog", "never")
 
@@ -78,7 +78,7 @@ def by_pycocotools(found: list[Boxes], truth: list[Boxes]) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(4))
 def test_average_precision_is_that_of_the_reference(seed: int) -> None:
     found, truth = scenes(seed)
-    ours = average_precision(found, truth, CLASSES)
+    ours = Matched.of(found, truth, CLASSES).precision()
     expected = by_pycocotools(found, truth)
     # The reference says -1 where there are no objects of a size.
     expected = np.where(expected < 0, np.nan, expected)
@@ -89,10 +89,10 @@ def test_average_precision_is_that_of_the_reference(seed: int) -> None:
 
 def test_finding_everything_is_one_and_nothing_is_zero() -> None:
     _, truth = scenes(0)
-    assert average_precision(truth, truth, CLASSES).map == pytest.approx(1.0)
+    assert Matched.of(truth, truth, CLASSES).precision().map == pytest.approx(1.0)
     nothing = [Boxes(np.empty((0, 4)), np.empty(0, np.int64), np.empty(0)) for _ in truth]
-    assert average_precision(nothing, truth, CLASSES).map_50 == 0.0
-    assert average_precision(nothing, truth, CLASSES).per_class == {"cat": 0.0, "dog": 0.0}
+    assert Matched.of(nothing, truth, CLASSES).precision().map_50 == 0.0
+    assert Matched.of(nothing, truth, CLASSES).precision().per_class == {"cat": 0.0, "dog": 0.0}
 
 
 def test_the_head_learns_to_find_a_bright_square_and_says_what_it_is() -> None:
@@ -133,7 +133,7 @@ def test_the_head_learns_to_find_a_bright_square_and_says_what_it_is() -> None:
     assert len(answers) == len(images)
     found = [Boxes(a.boxes.numpy(), a.labels.numpy(), a.scores.numpy()) for a in answers]
     truth = [Boxes(o.boxes.numpy(), o.labels.numpy(), np.ones(len(o.labels))) for o in objects]
-    assert average_precision(found, truth, CLASSES).map_50 > 0.9
+    assert Matched.of(found, truth, CLASSES).precision().map_50 > 0.9
     for answer in answers:
         assert (answer.scores.diff() <= 0).all()
         assert (answer.boxes >= 0).all()

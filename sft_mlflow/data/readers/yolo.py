@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from sft_mlflow.data.findings import Finding, fault
-from sft_mlflow.data.folders import folders_below, is_image
+from sft_mlflow.data.folders import images_below
 from sft_mlflow.data.readers.listing import SPLIT_WORDS, Entry, Listing
 from sft_mlflow.data.truth import Box, TaskName
 from sft_mlflow.errors import DataError
@@ -95,8 +95,7 @@ def _images(path: Path, root: Path, given: Any) -> Iterator[Path]:
             lines = found.read_text(encoding="utf-8").splitlines()
             yield from (found.parent / line.strip() for line in lines if line.strip())
         else:
-            below = (parent / name for parent, names in folders_below(found) for name in names)
-            yield from sorted(path for path in below if is_image(path.name))
+            yield from sorted(images_below(found))
 
 
 def _labels_of(image: Path) -> Path:

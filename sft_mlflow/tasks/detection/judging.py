@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
@@ -118,13 +117,14 @@ class BoxJudging:
         precision = matched.precision()
         figures = _figures(precision)
         draws = resampled(len(samples), RESAMPLES, seed)
-        drawn = [asdict(matched.precision(rows)) for rows in draws]
+        drawn = [matched.precision(rows) for rows in draws]
         counts = matched.true_boxes.sum(axis=0)
         nothing = math.nan
         return TestFigures(
             images=len(samples),
             figures={
-                name: interval(figures[name], [one[name] for one in drawn]) for name in self.metrics
+                name: interval(figures[name], [getattr(one, name) for one in drawn])
+                for name in self.metrics
             },
             further={k: v for k, v in figures.items() if k not in self.metrics},
             per_class=ClassTable(

@@ -108,16 +108,6 @@ class Matched:
         )
 
 
-def average_precision(
-    found: Sequence[Boxes], truth: Sequence[Boxes], classes: Sequence[str]
-) -> Precision:
-    """COCO's mean average precision of the boxes found, at most 100 an image.
-
-    found, truth: one an image, in the same order.
-    """
-    return Matched.of(found, truth, classes).precision()
-
-
 def _mean(values: NDArray[np.float64]) -> float:
     """Of what is defined; nan where nothing is."""
     defined = values[values > -1]
