@@ -19,12 +19,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import machine
+from sft_mlflow import runtime
 
 MODULE = "benchmarks.fixed_cost"
 
 
 def main() -> None:
     options = parse()
+    # As the command line does.
+    runtime.settle()
     if options.part is not None:
         {"study": study, "alone": alone}[options.part](options.work, options.epochs)
         return

@@ -17,11 +17,13 @@ from collections.abc import Callable
 from itertools import islice
 
 from benchmarks import machine
+from sft_mlflow import runtime
 
 
 def main() -> None:
     options = parse()
     os.environ |= machine.threads(options.threads)
+    runtime.settle()
     shutil.rmtree(options.work, ignore_errors=True)
     options.work.mkdir(parents=True)
     os.environ |= machine.product(options.work)

@@ -181,6 +181,9 @@ def ceiling(job: Job) -> dict[str, object]:
     from torchvision.models import resnet50
     from torchvision.transforms import v2
 
+    from sft_mlflow import runtime
+
+    runtime.settle()
     torch.set_num_threads(job.threads)
     to_tensor = v2.Compose([v2.Resize((SIZE, SIZE), antialias=True), v2.PILToTensor()])
     body = resnet50()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from sft_mlflow import runtime
 from sft_mlflow.commands.settling import recipe_of as recipe_of_study
 from sft_mlflow.commands.settling import shared_recipe
 from sft_mlflow.data.loading import load_manifest
@@ -41,6 +42,8 @@ def made_ready(
 
     few: training images a class, and other images; None for the sides that the data have.
     """
+    # As the command line does.
+    runtime.settle()
     loaded = load_manifest(data, task=task, cache=folder / "data", ignored=ignored)
     manifest = loaded.manifest if few is None else fewer(loaded.manifest, *few)
     store = Store(folder / "store", budget_bytes=50 * 10**9)

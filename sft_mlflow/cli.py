@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import click
 
-from sft_mlflow import __version__
+from sft_mlflow import __version__, runtime
 from sft_mlflow.errors import SftError
 from sft_mlflow.options import (
     COMMANDS,
@@ -33,12 +32,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point of the console script and of `python -m sft_mlflow`."""
-    # Read when torch loads. Its threads spin while they wait for each other, which keeps whoever
-    # shares the machine from working, and then they wait for those. To spin for a moment and then
-    # sleep is about as fast where the cores are idle, and much faster where they are not
-    # (docs/performance.md). A policy that the user set stands.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    runtime.settle()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _interrupt)
     try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import os
+from sft_mlflow import runtime
 
 # As the command line does, before torch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+runtime.settle()
 
+import io
+import os
 import shutil
 import socket
 import subprocess

@@ -18,11 +18,13 @@ from torchvision.models import resnet50
 
 from benchmarks.nautilus.loop import Files, freeze_up_to
 from benchmarks.nautilus.workload import BATCH_SIZES, BLOCKS, EPOCHS, RATES, SIZE, Workload
+from sft_mlflow import runtime
 
 BATCH = 32
 
 
 def run(workload: Workload, folder: Path) -> dict[str, object]:
+    runtime.settle()
     torch.set_num_threads(workload.threads)
     model = resnet50(num_classes=len(workload.classes)).to(memory_format=torch.channels_last)
     begun = time.perf_counter()

@@ -19,6 +19,7 @@ from typing import Protocol
 
 import torch
 
+from sft_mlflow import runtime
 from sft_mlflow.errors import SftError, TrialError
 from sft_mlflow.training.events import FitEnded, FitEvent
 from sft_mlflow.training.recipe import Recipe
@@ -141,6 +142,7 @@ def _work(connection: Connection, material: Material, threads: int) -> None:
     """Run trials as they are sent, until the study's process is gone."""
     # Ctrl-C reaches the whole group; the study's process decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    runtime.settle()
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):

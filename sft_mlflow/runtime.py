@@ -1,0 +1,42 @@
+"""What a process that computes on CPUs asks of the C libraries below torch."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+# Of glibc's malloc.h. See mallopt(3).
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+
+
+def settle() -> None:
+    """Have threads that wait sleep soon, and freed memory stay with this process.
+
+    Threads heed it only if torch is not loaded yet. What the user's environment says of either
+    stands.
+    """
+    _sleep_soon()
+    _keep_memory()
+
+
+def _sleep_soon() -> None:
+    # torch's threads spin while they wait for each other, which keeps whoever shares the machine
+    # from working, and then they wait for those. To spin for a moment and then sleep is about as
+    # fast where the cores are idle, and much faster where they are not (docs/performance.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def _keep_memory() -> None:
+    # glibc takes the memory of a large tensor from the system and gives it back as soon as it is
+    # freed, so each layer of each batch pays for pages that the one before just gave away: a
+    # quarter of a forward pass of large batches (docs/performance.md).
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    # Other C libraries have none, and another way with memory.
+    if mallopt is not None:
+        mallopt(_MMAP_MAX, 0)
+        # As unsigned the largest number there is: never.
+        mallopt(_TRIM_THRESHOLD, -1)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sft_mlflow import runtime
+
+# Pages that the system has to find for eight tensors, one after the other. Some go before them:
+# glibc needs a few to find places that are aligned.
+SCRIPT = """
+import resource, sys
+from sft_mlflow import runtime
+if sys.argv[1] == "settled":
+    runtime.settle()
+import torch
+
+def pages():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+for _ in range(32):
+    torch.ones(64 * 2**18)
+before = pages()
+for _ in range(8):
+    torch.ones(64 * 2**18)
+print(pages() - before)
+"""
+# 64 MiB in pages of 4 KiB.
+PAGES_OF_A_TENSOR = 2**14
+
+
+def _pages(mode: str, **environment: str) -> int:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    told = subprocess.run(
+        [sys.executable, "-c", SCRIPT, mode],
+        env={**plain, **environment},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return int(told.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc alone")
+def test_memory_of_a_freed_tensor_serves_the_next_one() -> None:
+    assert _pages("settled") < PAGES_OF_A_TENSOR / 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc alone")
+def test_what_the_user_says_of_memory_stands() -> None:
+    assert _pages("settled", MALLOC_ARENA_MAX="2") > 7 * PAGES_OF_A_TENSOR
+
+
+def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    runtime.settle()
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    runtime.settle()
+    assert "GOMP_SPINCOUNT" not in os.environ
