@@ -80,13 +80,18 @@ class ChainBatches:
         generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
         order = torch.randperm(len(self.train.samples), generator=generator).numpy()
         moved = partial(self.train.moved, view=view)
-        for step in range(self.steps):
-            rows = order[step * self.batch_size : (step + 1) * self.batch_size]
-            values = self.train.inputs(rows, view, self.point)
-            samples = [self.train.samples[row] for row in rows]
+        batches = [order[i * self.batch_size :][: self.batch_size] for i in range(self.steps)]
+        # Decoding, the store and frozen stages take many images at once for less than a few.
+        several = max(1, self.frame.pixels.together // self.batch_size)
+        for first in range(0, self.steps, several):
+            some = batches[first : first + several]
+            values = self.train.inputs(np.concatenate(some), view, self.point)
             # Epochs can be long.
             self.valid.note_use()
-            yield Batch(values, self.learning.targets(samples, self.frame, moved))
+            parts = zip(*(value.split([*map(len, some)]) for value in values), strict=True)
+            for rows, of_rows in zip(some, parts, strict=True):
+                samples = [self.train.samples[row] for row in rows]
+                yield Batch(of_rows, self.learning.targets(samples, self.frame, moved))
         # Another epoch, or another trial, may take the same view.
         self.train.flush()
 

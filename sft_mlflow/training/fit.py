@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -94,6 +95,8 @@ def fit(
     )
     epochs = 0 if recipe.is_probe else recipe.epochs
     learning = task.learning
+    # A linear layer alone is too little for threads to share.
+    threads = one_thread if recipe.depth == 0 and learning.is_linear else nullcontext
 
     history: list[EpochEnded] = []
     best: Mapping[str, Tensor] = {}
@@ -127,7 +130,7 @@ def fit(
         begun = time.perf_counter()
         losses = []
         for step, batch in enumerate(batches.training(epoch) if epoch else (), start=1):
-            with keyed(recipe.seed, "step", epoch, step):
+            with threads(), keyed(recipe.seed, "step", epoch, step):
                 mix = mixup.draw(recipe.mixup, len(batch.values[0]), device)
                 with arithmetic.autocast():
                     outputs = suffix(*mix.blend(batch.values))
