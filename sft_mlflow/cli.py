@@ -46,6 +46,8 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
+    finally:
+        runtime.leave()
     sys.exit(code or 0)
 
 
@@ -106,8 +108,9 @@ def _default(value: object) -> str:
 
 
 def _finetune(options: FinetuneOptions) -> int:
-    from sft_mlflow.commands import finetune
-    from sft_mlflow.display import display
+    with runtime.loading():
+        from sft_mlflow.commands import finetune
+        from sft_mlflow.display import display
 
     with display() as observer:
         done = finetune(options, observer)
@@ -117,8 +120,9 @@ def _finetune(options: FinetuneOptions) -> int:
 
 
 def _check(options: CheckOptions) -> int:
-    from sft_mlflow.commands import check
-    from sft_mlflow.display import display
+    with runtime.loading():
+        from sft_mlflow.commands import check
+        from sft_mlflow.display import display
 
     with display() as observer:
         found = check(options, observer)
@@ -130,9 +134,10 @@ def _check(options: CheckOptions) -> int:
 
 
 def _promote(options: PromoteOptions) -> int:
-    from sft_mlflow.commands import promote
-    from sft_mlflow.commands.wording import decision_lines
-    from sft_mlflow.display import display
+    with runtime.loading():
+        from sft_mlflow.commands import promote
+        from sft_mlflow.commands.wording import decision_lines
+        from sft_mlflow.display import display
 
     with display() as observer:
         decision = promote(options, observer)
@@ -141,8 +146,9 @@ def _promote(options: PromoteOptions) -> int:
 
 
 def _score(options: ScoreOptions) -> int:
-    from sft_mlflow.commands import score
-    from sft_mlflow.display import display
+    with runtime.loading():
+        from sft_mlflow.commands import score
+        from sft_mlflow.display import display
 
     with display() as observer:
         ended = score(options, observer)
@@ -157,7 +163,8 @@ def _score(options: ScoreOptions) -> int:
 
 
 def _report(options: ReportOptions) -> int:
-    from sft_mlflow.commands import report
+    with runtime.loading():
+        from sft_mlflow.commands import report
 
     click.echo(report(options))
     return 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -64,3 +65,17 @@ def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     runtime.settle()
     assert "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_what_was_loaded_is_not_looked_through_again() -> None:
+    gc.collect()
+    before = gc.get_freeze_count()
+    try:
+        with runtime.loading():
+            assert not gc.isenabled()
+            kept = [[] for _ in range(1000)]
+        assert gc.isenabled()
+        assert gc.get_freeze_count() >= before + len(kept)
+        assert not any(one is kept for one in gc.get_objects())
+    finally:
+        gc.unfreeze()

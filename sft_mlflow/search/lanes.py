@@ -157,6 +157,7 @@ def _work(connection: Connection, material: Material, threads: int) -> None:
                     connection.send(event)
             except SftError as error:
                 connection.send(error)
+    runtime.leave()
 
 
 def _end_with_parent() -> None:
