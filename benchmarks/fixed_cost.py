@@ -27,7 +27,7 @@ MODULE = "benchmarks.fixed_cost"
 def main() -> None:
     options = parse()
     # As the command line does.
-    runtime.settle()
+    runtime.tune()
     if options.part is not None:
         {"study": study, "alone": alone}[options.part](options.work, options.epochs)
         return

@@ -50,7 +50,7 @@ def rates(arm: str, threads: int) -> dict[str, float]:
     from sft_mlflow import runtime
 
     if arm == "kept":
-        runtime.settle()
+        runtime.tune()
 
     import resource
 

@@ -23,7 +23,7 @@ from sft_mlflow import runtime
 def main() -> None:
     options = parse()
     os.environ |= machine.threads(options.threads)
-    runtime.settle()
+    runtime.tune()
     shutil.rmtree(options.work, ignore_errors=True)
     options.work.mkdir(parents=True)
     os.environ |= machine.product(options.work)

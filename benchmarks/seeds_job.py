@@ -183,7 +183,7 @@ def ceiling(job: Job) -> dict[str, object]:
 
     from sft_mlflow import runtime
 
-    runtime.settle()
+    runtime.tune()
     torch.set_num_threads(job.threads)
     to_tensor = v2.Compose([v2.Resize((SIZE, SIZE), antialias=True), v2.PILToTensor()])
     body = resnet50()

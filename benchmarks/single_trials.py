@@ -43,7 +43,7 @@ def made_ready(
     few: training images a class, and other images; None for the sides that the data have.
     """
     # As the command line does.
-    runtime.settle()
+    runtime.tune()
     loaded = load_manifest(data, task=task, cache=folder / "data", ignored=ignored)
     manifest = loaded.manifest if few is None else fewer(loaded.manifest, *few)
     store = Store(folder / "store", budget_bytes=50 * 10**9)

@@ -32,7 +32,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point of the console script and of `python -m sft_mlflow`."""
-    runtime.settle()
+    runtime.tune()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _interrupt)
     try:
@@ -47,7 +47,7 @@ def main() -> None:
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
     finally:
-        runtime.leave()
+        runtime.skip_last_collection()
     sys.exit(code or 0)
 
 

@@ -11,9 +11,13 @@ from contextlib import contextmanager
 
 # Of glibc's malloc.h. See mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+# By which users say the same to glibc.
+_MALLOC_VARIABLES = frozenset(
+    f"MALLOC_{name}_" for name in ("MMAP_MAX", "MMAP_THRESHOLD", "TRIM_THRESHOLD", "TOP_PAD")
+)
 
 
-def settle() -> None:
+def tune() -> None:
     """Have threads that wait sleep soon, and freed memory stay with this process.
 
     Threads heed it only if torch is not loaded yet. What the user's environment says of either
@@ -25,10 +29,14 @@ def settle() -> None:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """While code is loaded, and ever after, its half a million objects are not looked through.
+    """While code is loaded, and ever after, what it consists of is not looked through for garbage.
 
-    Python's collector would, again and again, for a fifth of the time that loading takes.
+    Python's collector would, again and again (docs/performance.md). Where torch is there already,
+    this is somebody's process, and its collector is left alone.
     """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
     gc.disable()
     try:
         yield
@@ -37,11 +45,8 @@ def loading() -> Iterator[None]:
         gc.enable()
 
 
-def leave() -> None:
-    """To be called last: nothing is looked for that could be freed, since all of it will be.
-
-    Else taking down torch and MLflow takes two seconds.
-    """
+def skip_last_collection() -> None:
+    """To be called last: what could be freed is not looked for, since all of it will be."""
     gc.freeze()
 
 
@@ -56,8 +61,9 @@ def _sleep_soon() -> None:
 def _keep_memory() -> None:
     # glibc takes the memory of a large tensor from the system and gives it back as soon as it is
     # freed, so each layer of each batch pays for pages that the one before just gave away: a
-    # quarter of a forward pass of large batches (docs/performance.md).
-    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+    # quarter to three fifths of a forward pass of large batches (docs/performance.md).
+    told = "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform != "linux" or told or not _MALLOC_VARIABLES.isdisjoint(os.environ):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     # Other C libraries have none, and another way with memory.

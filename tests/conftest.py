@@ -5,7 +5,7 @@ from __future__ import annotations
 from sft_mlflow import runtime
 
 # As the command line does, before torch is loaded.
-runtime.settle()
+runtime.tune()
 
 import io
 import os

@@ -24,7 +24,7 @@ BATCH = 32
 
 
 def run(workload: Workload, folder: Path) -> dict[str, object]:
-    runtime.settle()
+    runtime.tune()
     torch.set_num_threads(workload.threads)
     model = resnet50(num_classes=len(workload.classes)).to(memory_format=torch.channels_last)
     begun = time.perf_counter()

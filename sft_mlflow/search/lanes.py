@@ -142,7 +142,7 @@ def _work(connection: Connection, material: Material, threads: int) -> None:
     """Run trials as they are sent, until the study's process is gone."""
     # Ctrl-C reaches the whole group; the study's process decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    runtime.settle()
+    runtime.tune()
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):
@@ -157,7 +157,7 @@ def _work(connection: Connection, material: Material, threads: int) -> None:
                     connection.send(event)
             except SftError as error:
                 connection.send(error)
-    runtime.leave()
+    runtime.skip_last_collection()
 
 
 def _end_with_parent() -> None:

@@ -16,6 +16,9 @@ from sft_mlflow.reuse.chain import Chain
 from sft_mlflow.tasks.base import Frame, Learning, Targets
 from sft_mlflow.training.randomness import seed_of
 
+# Of what is read for several batches at once. Values near the pixels are large.
+READ_BYTES = 32 * 2**20
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -82,16 +85,22 @@ class ChainBatches:
         moved = partial(self.train.moved, view=view)
         batches = [order[i * self.batch_size :][: self.batch_size] for i in range(self.steps)]
         # Decoding, the store and frozen stages take many images at once for less than a few.
-        several = max(1, self.frame.pixels.together // self.batch_size)
-        for first in range(0, self.steps, several):
-            some = batches[first : first + several]
-            values = self.train.inputs(np.concatenate(some), view, self.point)
+        # Whoever stops waits for one read.
+        begun, batches_a_read = 0, 1
+        while begun < len(batches):
+            read = batches[begun : begun + batches_a_read]
+            values = self.train.inputs(np.concatenate(read), view, self.point)
             # Epochs can be long.
             self.valid.note_use()
-            parts = zip(*(value.split([*map(len, some)]) for value in values), strict=True)
-            for rows, of_rows in zip(some, parts, strict=True):
+            # Parts of what was read, not copies of it.
+            parts = zip(*(some.split([*map(len, read)]) for some in values), strict=True)
+            for rows, of_rows in zip(read, parts, strict=True):
                 samples = [self.train.samples[row] for row in rows]
                 yield Batch(of_rows, self.learning.targets(samples, self.frame, moved))
+            begun += len(read)
+            of_a_batch = sum(some.nbytes for some in values) / len(read)
+            fitting = min(self.frame.pixels.together // self.batch_size, READ_BYTES // of_a_batch)
+            batches_a_read = max(1, int(fitting))
         # Another epoch, or another trial, may take the same view.
         self.train.flush()
 

@@ -51,6 +51,8 @@ from sft_mlflow.training.threads import one_thread
 
 # Whose answers are told while it learns, and about how often in a fit.
 SHOWN_IMAGES, SHOWN_EPOCHS = 4, 5
+# Multiplications of a step that one thread does sooner than it could share them.
+LITTLE_WORK = 2 * 10**6
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,9 @@ def fit(
     )
     epochs = 0 if recipe.is_probe else recipe.epochs
     learning = task.learning
-    # A linear layer alone is too little for threads to share.
-    threads = one_thread if recipe.depth == 0 and learning.is_linear else nullcontext
+    # A small linear layer alone is too little for threads to share.
+    small = recipe.batch_size * sum(p.numel() for p in parameters) < LITTLE_WORK
+    on_threads = one_thread if recipe.depth == 0 and learning.is_linear and small else nullcontext
 
     history: list[EpochEnded] = []
     best: Mapping[str, Tensor] = {}
@@ -130,7 +133,7 @@ def fit(
         begun = time.perf_counter()
         losses = []
         for step, batch in enumerate(batches.training(epoch) if epoch else (), start=1):
-            with threads(), keyed(recipe.seed, "step", epoch, step):
+            with on_threads(), keyed(recipe.seed, "step", epoch, step):
                 mix = mixup.draw(recipe.mixup, len(batch.values[0]), device)
                 with arithmetic.autocast():
                     outputs = suffix(*mix.blend(batch.values))

@@ -19,13 +19,17 @@ def seed_of(*key: int | str) -> int:
 def keyed(*key: int | str) -> Iterator[None]:
     """Seed torch's global generator by the key, and put its state back afterwards.
 
-    Dropout and torchvision's transforms draw from it and take no generator of their own.
+    Dropout and torchvision's transforms draw from it and take no generator of their own. Only that
+    of an MPS device, which nothing else draws from, stays as it is then.
     """
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         # Not `torch.manual_seed`: that notes its call stack each time for devices that are not in
         # use, half a millisecond for every image and every step.
-        torch.default_generator.manual_seed(seed_of(*key))
-        for device in devices:
-            torch.cuda.default_generators[device].manual_seed(seed_of(*key))
+        seed = seed_of(*key)
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
+        if torch.backends.mps.is_available():
+            torch.mps.manual_seed(seed)
         yield

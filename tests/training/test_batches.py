@@ -10,7 +10,7 @@ from sft_mlflow.training.augmentation import augment
 from sft_mlflow.training.randomness import keyed, seed_of
 from sft_mlflow.training.recipe import Augmentation
 
-from .conftest import RECIPE, Digits
+from .conftest import RECIPE, Digits, plain_network
 
 NAMES = [f"image {number}" for number in range(40)]
 
@@ -38,6 +38,23 @@ def test_targets_go_with_their_images(digits: Digits) -> None:
     for batch in digits.batches(RECIPE).training(1):
         for pixels, target in zip(pixels_of(batch.values[0]), batch.targets, strict=True):
             assert label[pixels.contiguous().numpy().tobytes()] == target
+
+
+@pytest.mark.parametrize("read_bytes", [0, 2**30])
+def test_batches_behind_frozen_stages_are_those_of_their_images_however_many_are_read_at_once(
+    read_bytes: int, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sft_mlflow.training.batches.READ_BYTES", read_bytes)
+    recipe = replace(RECIPE, depth=9, batch_size=6)
+    batches = digits.batches(recipe, plain_network())
+    of_pixels = digits.batches(recipe).training(1)
+    frozen = batches.train._road.segment(0, batches.point)
+    shown = list(batches.training(1))
+    assert [len(batch.targets) for batch in shown] == [6] * 10 + [4]
+    for batch, pixels in zip(shown, of_pixels, strict=True):
+        alone = frozen(pixels_of(pixels.values[0]))
+        assert torch.allclose(batch.values[0], alone, rtol=1e-5, atol=1e-5)
+        assert torch.equal(batch.targets, pixels.targets)
 
 
 def test_validation_shows_all_images_in_order_as_they_are(digits: Digits) -> None:

@@ -191,6 +191,34 @@ def test_no_context_of_torch_is_open_between_two_events(run: Run) -> None:
     assert seen == {(True, False)}
 
 
+@pytest.mark.parametrize(("depth", "batch_size", "sharing"), [(0, 16, 1), (9, 16, 2), (0, 64, 2)])
+def test_threads_share_all_but_a_small_linear_head_and_are_put_back(
+    depth: int, batch_size: int, sharing: int, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Less than 64 images take, and more than 16.
+    monkeypatch.setattr("sft_mlflow.training.fit.LITTLE_WORK", 32 * 3 * 1280)
+    shared, between = set(), set()
+    loss = type(CLASSIFICATION.learning).loss
+
+    def watched(*words: object, **named: object) -> torch.Tensor:
+        shared.add(torch.get_num_threads())
+        return loss(*words, **named)  # type: ignore[arg-type]
+
+    def look(event: FitEvent) -> bool:
+        between.add(torch.get_num_threads())
+        return False
+
+    monkeypatch.setattr(type(CLASSIFICATION.learning), "loss", watched)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run(stop=look, epochs=1, depth=depth, batch_size=batch_size, head_start="random")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert (shared, between) == ({sharing}, {2})
+
+
 def test_a_loss_that_is_not_finite_fails_the_trial_with_its_reason(
     run: Run, new_network: NewNetwork
 ) -> None:
