@@ -40,6 +40,11 @@ def main() -> None:
 
 
 def ours(options: argparse.Namespace) -> tuple[dict[str, float], str]:
+    from sft_mlflow import runtime
+
+    # Memory is kept as the command line keeps it.
+    runtime.tune()
+
     from sft_mlflow.commands import finetune
     from sft_mlflow.options import FinetuneOptions
 

@@ -26,7 +26,7 @@ MODULE = "benchmarks.fixed_cost"
 
 def main() -> None:
     options = parse()
-    # As the command line does.
+    # Memory is kept as the command line keeps it.
     runtime.tune()
     if options.part is not None:
         {"study": study, "alone": alone}[options.part](options.work, options.epochs)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sft_mlflow import runtime
 from sft_mlflow.sources.folding import folded
 from sft_mlflow.sources.network import network_from
 from sft_mlflow.sources.uri import resolve
@@ -24,6 +25,8 @@ TURNS = 7
 
 
 def main() -> None:
+    # Memory is kept as the command line keeps it.
+    runtime.tune()
     parser = argparse.ArgumentParser(prog="folding", description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
     torch.set_num_threads(parser.parse_args().threads)

@@ -13,12 +13,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from benchmarks import machine
 
-# Network, side in pixels, images a batch.
-FORWARD = (("resnet50", 224, 64), ("tf_efficientnet_lite0", 224, 64))
-TRAINING = (("resnet50", 224, 16), ("resnet50", 224, 32), ("tf_efficientnet_lite0", 224, 32))
+# What is done, by which network, and in batches of how many images.
+WORKS = (
+    ("forward", "resnet50", 64),
+    ("forward", "tf_efficientnet_lite0", 64),
+    ("forward and backward", "resnet50", 16),
+    ("forward and backward", "resnet50", 32),
+    ("forward and backward", "tf_efficientnet_lite0", 32),
+)
+SIZE = 224
 ARMS, STEPS = ("given back", "kept"), 5
 
 
@@ -36,7 +43,9 @@ def main() -> None:
         for arm in ARMS:
             command = [sys.executable, "-m", "benchmarks.kept_memory", "--arm", arm]
             command += ["--threads", str(options.threads)]
-            environment = os.environ | machine.threads(options.threads)
+            # What is said there of memory would stand.
+            environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+            environment |= machine.threads(options.threads)
             told = subprocess.run(command, env=environment, check=True, capture_output=True)
             found[arm].append(json.loads(told.stdout))
     print("| work | given back | kept |\n|---|---|---|")
@@ -46,7 +55,7 @@ def main() -> None:
 
 
 def rates(arm: str, threads: int) -> dict[str, float]:
-    """By what was done: the median of its steps but the first, and MB at most in the end."""
+    """Images/s of each work, and MB of memory at most in the end."""
     from sft_mlflow import runtime
 
     if arm == "kept":
@@ -56,31 +65,38 @@ def rates(arm: str, threads: int) -> dict[str, float]:
 
     import timm
     import torch
+    from torch import Tensor, nn
 
     torch.set_num_threads(threads)
+
+    def forward(model: nn.Module, images: Tensor, precision: torch.dtype) -> Tensor:
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            return model(images).float()
+
+    @torch.no_grad()
+    def only_forward(model: nn.Module, images: Tensor, precision: torch.dtype) -> None:
+        forward(model, images, precision)
+
+    def backward_too(model: nn.Module, images: Tensor, precision: torch.dtype) -> None:
+        forward(model, images, precision).square().mean().backward()
+        model.zero_grad()
+
+    steps = {"forward": only_forward, "forward and backward": backward_too}
     found = {}
-    for trains, works in ((False, FORWARD), (True, TRAINING)):
-        for name, size, count in works:
-            model = timm.create_model(name, num_classes=10).eval()
-            model.to(memory_format=torch.channels_last)
-            images = torch.randn(count, 3, size, size).to(memory_format=torch.channels_last)
-            for precision in (torch.float32, torch.bfloat16):
-
-                def step() -> None:
-                    with torch.autocast("cpu", precision, enabled=precision != torch.float32):  # noqa: B023
-                        outputs = model(images)  # noqa: B023
-                    if trains:  # noqa: B023
-                        outputs.float().square().mean().backward()
-                        model.zero_grad()  # noqa: B023
-
-                what = f"{name}, {'training' if trains else 'forward'}, batches of {count}"
-                with torch.set_grad_enabled(trains):
-                    found[f"{what}, {str(precision)[6:]}"] = count / seconds_of(step)
+    for what, name, count in WORKS:
+        model = timm.create_model(name, num_classes=10).eval()
+        model.to(memory_format=torch.channels_last)
+        images = torch.randn(count, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
+        for precision in (torch.float32, torch.bfloat16):
+            seconds = seconds_of(partial(steps[what], model, images, precision))
+            work = f"{name}, {what}, batches of {count}, {str(precision)[6:]}"
+            found[work] = count / seconds
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return {**found, "MB of memory at most": peak}
 
 
 def seconds_of(step: Callable[[], None]) -> float:
+    """Of the median step."""
     taken = []
     for _ in range(STEPS + 1):
         begun = time.perf_counter()

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet50
 
+from sft_mlflow import runtime
+
 BATCH_SIZE, SIZE, TURNS = 16, 128, 7
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "EfficientNet-Lite0": lambda: timm.create_model("tf_efficientnet_lite0", num_classes=10),
@@ -20,6 +22,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def main() -> None:
+    # Memory is kept as the command line keeps it.
+    runtime.tune()
     print("| network | precision | contiguous, images/s | channels-last, images/s |")
     print("|---|---|---|---|")
     for name, build in NETWORKS.items():

@@ -42,7 +42,7 @@ def made_ready(
 
     few: training images a class, and other images; None for the sides that the data have.
     """
-    # As the command line does.
+    # Memory is kept as the command line keeps it.
     runtime.tune()
     loaded = load_manifest(data, task=task, cache=folder / "data", ignored=ignored)
     manifest = loaded.manifest if few is None else fewer(loaded.manifest, *few)

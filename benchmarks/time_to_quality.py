@@ -88,6 +88,11 @@ def first(seen: Seen, target: float) -> float:
 
 def ours(options: argparse.Namespace) -> Seen:
     """The study to its end; the first accuracy is the probe's."""
+    from sft_mlflow import runtime
+
+    # Memory is kept as the command line keeps it.
+    runtime.tune()
+
     from sft_mlflow.commands import finetune
     from sft_mlflow.options import FinetuneOptions
     from sft_mlflow.search.events import TrialEvent

@@ -142,6 +142,7 @@ def _work(connection: Connection, material: Material, threads: int) -> None:
     """Run trials as they are sent, until the study's process is gone."""
     # Ctrl-C reaches the whole group; the study's process decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Its half about threads came from the study's process, by the environment.
     runtime.tune()
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
