@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -113,7 +115,8 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
         )
         with opening.tracked(client, folder, name, command) as (outbox, parent):
             opening.keep_options_and_data(options, loaded, outbox, parent, folder)
-            settled = settling.settle(options, loaded, material, ladders, observer, begun)
+            with _told_how_to_go_on(command, observer):
+                settled = settling.settle(options, loaded, material, ladders, observer, begun)
             words = {f"settled.{word}": found for word, found in settling.words_of(settled).items()}
             outbox.put(messages.parameters(parent.run_id, words))
             studies.enqueue_first(study, settled.space)
@@ -151,23 +154,20 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
                 best=before.value if before else None,
             )
             try:
-                for event in studies.run_study(
-                    study,
-                    settled.space,
-                    {
-                        uri: settling.recipe_of(options, settled.recipe, prepared)
-                        for uri, prepared in settled.prepared.items()
-                    },
-                    material,
-                    limits,
-                    options.workers,
-                ):
-                    mirror(event)
-                    observer(event)
-            except KeyboardInterrupt:
-                text = f"Interrupted; the trial goes on from its checkpoint. To go on: {command}"
-                observer(Notice(text))
-                raise
+                with _told_how_to_go_on(command, observer):
+                    for event in studies.run_study(
+                        study,
+                        settled.space,
+                        {
+                            uri: settling.recipe_of(options, settled.recipe, prepared)
+                            for uri, prepared in settled.prepared.items()
+                        },
+                        material,
+                        limits,
+                        options.workers,
+                    ):
+                        mirror(event)
+                        observer(event)
             finally:
                 mirror.close("KILLED")
             ended = Ended(
@@ -184,6 +184,15 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
                 warnings=(leak,) if leak else (),
             )
             return closing.close_study(ended, outbox, parent, observer)
+
+
+@contextmanager
+def _told_how_to_go_on(command: str, observer: Observer) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        observer(Notice(f"Interrupted. To go on where it stopped: {command}"))
+        raise
 
 
 def _ladder(options: FinetuneOptions, task: TaskName, source: SourceModel) -> tuple[int, ...]:

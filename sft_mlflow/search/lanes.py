@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import signal
 import threading
@@ -118,7 +119,15 @@ class ProcessLane:
         self._process = context.Process(
             target=_work, args=(theirs, self._material, self._threads), daemon=True
         )
-        self._process.start()
+        # Ctrl-C reaches the whole group, and the study's process decides what it means: a worker
+        # blocks it as its parent does here, from its first moment on. Python's tracker, which
+        # every first worker starts, would unblock it (cpython's `resource_tracker.py`).
+        multiprocessing.resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         theirs.close()
 
 
@@ -140,8 +149,6 @@ def ready(lanes: Sequence[Lane]) -> list[Lane]:
 
 def _work(connection: Connection, material: Material, threads: int) -> None:
     """Run trials as they are sent, until the study's process is gone."""
-    # Ctrl-C reaches the whole group; the study's process decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Its half about threads came from the study's process, by the environment.
     runtime.tune()
     torch.set_num_threads(threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -102,6 +103,25 @@ def test_ctrl_c_ends_every_run_and_the_study_goes_on(line: CommandLine, pictures
 
     [done] = [r for r in runs(line) if r.data.tags.get("sft.state") == "COMPLETE"]
     assert steps(line, done) == [0, 1, 2, 3]
+
+
+def test_ctrl_c_is_for_the_study_and_not_for_its_workers_even_while_they_load(
+    line: CommandLine, pictures: Path
+) -> None:
+    process = line.start(*STUDY, "--data", str(pictures), "--workers", "2", "--trials", "3")
+    wait_for(process, "trial 0")
+    workers = workers_of(process)
+    assert len(workers) == 2
+    for pid in workers:
+        status = Path(f"/proc/{pid}/status").read_text()
+        blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+        assert blocked >> (signal.SIGINT - 1) & 1
+        os.kill(pid, signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "To go on where it stopped: sft-mlflow finetune" in said
+    assert "Traceback" not in said
 
 
 def test_a_killed_worker_costs_its_epoch_and_not_the_study(
