@@ -26,8 +26,6 @@ MODULE = "benchmarks.fixed_cost"
 
 def main() -> None:
     options = parse()
-    # Memory is kept as the command line keeps it.
-    runtime.tune()
     if options.part is not None:
         {"study": study, "alone": alone}[options.part](options.work, options.epochs)
         return
@@ -67,6 +65,9 @@ def seconds_of(command: list[str], folder: Path, threads: int) -> float:
 
 def study(folder: Path, epochs: int) -> None:
     """The default job; leaves the recipes of its trials."""
+    # Memory is kept as the command line keeps it, and as `made_ready` does for `alone`.
+    runtime.tune()
+
     from sft_mlflow.commands import finetune
     from sft_mlflow.options import FinetuneOptions
     from sft_mlflow.search.events import TrialStarted

@@ -113,10 +113,12 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
             workers=options.workers,
             prune=options.prune,
         )
-        with opening.tracked(client, folder, name, command) as (outbox, parent):
+        with (
+            opening.tracked(client, folder, name, command) as (outbox, parent),
+            _told_how_to_go_on(command, observer),
+        ):
             opening.keep_options_and_data(options, loaded, outbox, parent, folder)
-            with _told_how_to_go_on(command, observer):
-                settled = settling.settle(options, loaded, material, ladders, observer, begun)
+            settled = settling.settle(options, loaded, material, ladders, observer, begun)
             words = {f"settled.{word}": found for word, found in settling.words_of(settled).items()}
             outbox.put(messages.parameters(parent.run_id, words))
             studies.enqueue_first(study, settled.space)
@@ -154,20 +156,19 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
                 best=before.value if before else None,
             )
             try:
-                with _told_how_to_go_on(command, observer):
-                    for event in studies.run_study(
-                        study,
-                        settled.space,
-                        {
-                            uri: settling.recipe_of(options, settled.recipe, prepared)
-                            for uri, prepared in settled.prepared.items()
-                        },
-                        material,
-                        limits,
-                        options.workers,
-                    ):
-                        mirror(event)
-                        observer(event)
+                for event in studies.run_study(
+                    study,
+                    settled.space,
+                    {
+                        uri: settling.recipe_of(options, settled.recipe, prepared)
+                        for uri, prepared in settled.prepared.items()
+                    },
+                    material,
+                    limits,
+                    options.workers,
+                ):
+                    mirror(event)
+                    observer(event)
             finally:
                 mirror.close("KILLED")
             ended = Ended(

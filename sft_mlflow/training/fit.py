@@ -98,7 +98,8 @@ def fit(
     epochs = 0 if recipe.is_probe else recipe.epochs
     learning = task.learning
     # A small linear layer alone is too little for threads to share.
-    small = recipe.batch_size * sum(p.numel() for p in parameters) < LITTLE_WORK
+    trainable = sum(parameter.numel() for parameter in parameters)
+    small = recipe.batch_size * trainable < LITTLE_WORK
     on_threads = one_thread if recipe.depth == 0 and learning.is_linear and small else nullcontext
 
     history: list[EpochEnded] = []
@@ -119,7 +120,7 @@ def fit(
     stopped = yield FitStarted(
         epochs=epochs,
         steps=steps,
-        trainable=sum(parameter.numel() for parameter in parameters),
+        trainable=trainable,
         resumed=max(0, len(history) - 1),
     )
     # The epochs of an interrupted attempt once more.
