@@ -27,7 +27,10 @@ MODULE = "benchmarks.fixed_cost"
 def main() -> None:
     options = parse()
     if options.part is not None:
+        # As the command line does.
+        runtime.tune()
         {"study": study, "alone": alone}[options.part](options.work, options.epochs)
+        runtime.skip_last_collection()
         return
     lines = []
     print("| turn | study, s | alone, s | trials | a trial, s | of the study | `--help`, s |")
@@ -65,12 +68,10 @@ def seconds_of(command: list[str], folder: Path, threads: int) -> float:
 
 def study(folder: Path, epochs: int) -> None:
     """The default job; leaves the recipes of its trials."""
-    # Memory is kept as the command line keeps it, and as `made_ready` does for `alone`.
-    runtime.tune()
-
-    from sft_mlflow.commands import finetune
-    from sft_mlflow.options import FinetuneOptions
-    from sft_mlflow.search.events import TrialStarted
+    with runtime.loading():
+        from sft_mlflow.commands import finetune
+        from sft_mlflow.options import FinetuneOptions
+        from sft_mlflow.search.events import TrialStarted
 
     recipes = []
 
@@ -85,9 +86,10 @@ def study(folder: Path, epochs: int) -> None:
 
 def alone(folder: Path, epochs: int) -> None:
     """The same trials, and what they begin with."""
-    from benchmarks.single_trials import made_ready, trial
-    from sft_mlflow.options import FinetuneOptions
-    from sft_mlflow.training.recipe import Recipe
+    with runtime.loading():
+        from benchmarks.single_trials import made_ready, trial
+        from sft_mlflow.options import FinetuneOptions
+        from sft_mlflow.training.recipe import Recipe
 
     bare = folder / "alone"
     bare.mkdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import imagehash
@@ -17,6 +17,7 @@ from sft_mlflow.data.ordered import THREADS, ordered_map
 Progress = Callable[[int, int], None]
 
 THUMBNAIL_SIDE = 16
+_THUMBNAIL_BYTES = THUMBNAIL_SIDE**2 * 3
 _CANVAS_SIDE = 64
 
 
@@ -35,7 +36,8 @@ class FileFacts:
     digest: SHA-256 of the bytes in hex, "" where they could not be read; width, height: as seen,
     after EXIF orientation; mode: Pillow's name of the stored one; hashes: perceptual ones of 64
     bits, imagehash's phash and dhash; thumbnail: 16 x 16 RGB bytes of the whole picture, squeezed
-    into the square. Where there is a problem, the fields about the picture are empty.
+    into the square (`scan` gives views of one buffer). Where there is a problem, the fields about
+    the picture are empty.
     """
 
     path: Path
@@ -49,7 +51,7 @@ class FileFacts:
     orientation: int = 1
     transparent: bool = False
     hashes: tuple[int, int] = (0, 0)
-    thumbnail: bytes = b""
+    thumbnail: bytes | memoryview = b""
     problem: Problem | None = None
 
 
@@ -59,9 +61,15 @@ def scan(paths: Sequence[Path], *, progress: Progress | None = None) -> tuple[Fi
     Every file is read once and decoded to the end, since only that finds truncated ones.
     progress: called with (files done, files in all), in the calling thread.
     """
-    facts = []
+    facts: list[FileFacts] = []
+    # Side by side: what is kept of the files would lie between single ones, and the holes that they
+    # leave be of no use to anyone (of 100,000 images 70 MB).
+    thumbnails = memoryview(bytearray(len(paths) * _THUMBNAIL_BYTES))
     for found in ordered_map(_facts, paths, ahead=4 * THREADS):
-        facts.append(found)
+        start = len(facts) * _THUMBNAIL_BYTES
+        view = thumbnails[start : start + len(found.thumbnail)]
+        view[:] = found.thumbnail
+        facts.append(replace(found, thumbnail=view.toreadonly()))
         if progress is not None:
             progress(len(facts), len(paths))
     return tuple(facts)

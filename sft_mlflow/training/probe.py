@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from sft_mlflow.errors import DataError
 from sft_mlflow.training.head_start import HeadStart
@@ -26,9 +27,14 @@ ITERATIONS = 200
 
 @dataclass(frozen=True)
 class Features:
-    """Values that the head reads, (N, F) float32, with the true classes (N,) int64."""
+    """Values that the head reads, with the true classes (N,) int64.
 
-    values: NDArray[np.float32]
+    batches: (n, width) float32, N rows in all; gone through once, so that not all of them have to
+    be in memory together.
+    """
+
+    batches: Iterable[NDArray[np.float32]]
+    width: int
     targets: NDArray[np.int64]
 
 
@@ -68,12 +74,8 @@ def fit_probe(
             "the training side has images of one class only, so there is nothing to tell apart. "
             "Give it images of at least two."
         )
-    mean, std = train.values.mean(axis=0), train.values.std(axis=0)
-    spread = np.maximum(std, LEAST_SPREAD * np.sqrt(np.square(std).mean()) + 1e-6)
-    # In place: of many images one more copy is what takes the most memory of all.
-    scaled = train.values - mean
-    scaled /= spread
-    best: tuple[tuple[float, float], Probe] | None = None
+    scaled, mean, spread = _scaled(train)
+    heads = []
     for strength in STRENGTHS:
         model = LogisticRegression(
             C=strength,
@@ -84,14 +86,34 @@ def fit_probe(
             # A head that is not quite at the optimum is a fine start, and training goes on.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(scaled, train.targets)
-        weight, bias = _unscaled(model, classes, mean, spread)
-        logits = valid.values @ weight.T + bias
-        found = evaluate(logits, valid.targets)
-        rank = (found[metric], -found["loss"])
-        if best is None or rank > best[0]:
-            best = rank, Probe(weight, bias, logits)
-    assert best is not None
-    return best[1]
+        heads.append(_unscaled(model, classes, mean, spread))
+    answers = ([batch @ weight.T + bias for weight, bias in heads] for batch in valid.batches)
+    logits = map(np.concatenate, zip(*answers, strict=True))
+    probes = [Probe(*head, outputs) for head, outputs in zip(heads, logits, strict=True)]
+
+    def rank(probe: Probe) -> tuple[float, float]:
+        found = evaluate(probe.valid, valid.targets)
+        return found[metric], -found["loss"]
+
+    return max(probes, key=rank)
+
+
+def _scaled(
+    features: Features,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Values (N, F), centred and divided by their spread; mean and spread (F,) of each feature."""
+    values = np.empty((len(features.targets), features.width), np.float32)
+    moments, done = StandardScaler(), 0
+    for batch in features.batches:
+        moments.partial_fit(batch)
+        values[done : done + len(batch)] = batch
+        done += len(batch)
+    mean, std = moments.mean_.astype(np.float32), np.sqrt(moments.var_).astype(np.float32)
+    spread = np.maximum(std, LEAST_SPREAD * np.sqrt(np.square(std).mean()) + 1e-6)
+    # In place: of many images one more copy is what takes the most memory of all.
+    values -= mean
+    values /= spread
+    return values, mean, spread
 
 
 def _unscaled(

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sft_mlflow.data.manifest import Sample
 from sft_mlflow.reuse.chain import AS_THEY_ARE, Road
@@ -114,8 +115,12 @@ def computed(
     """The probe of a linear head, at the road's end."""
     classes = material.manifest.classes
     train, valid = (at_most(PROBE_IMAGES, material.manifest.side(s)) for s in ("train", "valid"))
-    features, of_valid = (_features(material, road, s, progress) for s in (train, valid))
-    probe = fit_probe(features, of_valid, len(classes), class_weights, figures_of, metric)
+    width = road.network.head.get_parameter("weight").shape[1]
+    of_train, of_valid = (
+        Features(_values(material, road, side, progress), width, indices(side, classes))
+        for side in (train, valid)
+    )
+    probe = fit_probe(of_train, of_valid, len(classes), class_weights, figures_of, metric)
     # Of a very large side it has seen a part.
     whole = len(valid) == len(material.manifest.side("valid"))
     head = replace(probe.as_start(), evidence=probe.valid if whole else None)
@@ -140,10 +145,10 @@ def at_most(most: int, samples: Sequence[Sample]) -> Sequence[Sample]:
     return tuple(samples[row] for row in rows)
 
 
-def _features(
+def _values(
     material: Material, road: Road, samples: Sequence[Sample], progress: Progress
-) -> Features:
-    """What the head reads of each image, kept for the trials."""
+) -> Iterator[NDArray[np.float32]]:
+    """What the head reads of the images (n, F), batch by batch, and kept for the trials."""
     point = road.network.full_depth
     need = Need(point, len(samples), 1, range(1))
     prices = material.prices(road, samples, AS_THEY_ARE)
@@ -154,11 +159,8 @@ def _features(
         progress(done, total)
     rows = np.arange(len(samples))
     together = road.pixel_spec.together
-    width = road.network.head.get_parameter("weight").shape[1]
-    found = np.empty((len(rows), width), np.float32)
     for start in range(0, len(rows), together):
         values = chain.values(rows[start : start + together], 0, point)
-        found[start : start + together] = values.float().cpu().numpy()
+        yield values.float().cpu().numpy()
     # The store may have had no room for all.
     progress(len(samples), len(samples))
-    return Features(found, indices(samples, material.manifest.classes))

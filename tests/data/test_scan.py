@@ -52,5 +52,21 @@ def test_broken_files_are_facts_and_not_errors(picture: Picture, tmp_path: Path)
     assert kinds == ["unreadable", None, "empty"]
 
 
+def test_thumbnails_lie_side_by_side_and_a_broken_file_has_none(
+    picture: Picture, tmp_path: Path
+) -> None:
+    paths = [tmp_path / "first.png", tmp_path / "broken.png", tmp_path / "second.png"]
+    picture(1, 16, 16).save(paths[0])
+    paths[1].write_bytes(b"words")
+    picture(2, 64, 64).save(paths[2])
+    first, broken, second = (fact.thumbnail for fact in scan(paths))
+    assert isinstance(first, memoryview)
+    assert isinstance(second, memoryview)
+    assert first.obj is second.obj
+    assert (len(first), len(broken), len(second)) == (768, 0, 768)
+    assert first != second
+    assert first.readonly
+
+
 def test_no_paths_give_no_facts() -> None:
     assert scan([]) == ()

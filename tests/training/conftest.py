@@ -209,7 +209,7 @@ def train_features(digits: Digits, settled: dict[str, torch.Tensor]) -> tuple[Fe
     for one in (digits.train, digits.valid):
         batches = list(Digits(one, one).batches(replace(RECIPE, depth=0), network).validation())
         values = torch.cat([batch.values[0] for batch in batches])
-        both.append(Features(values.numpy(), one.targets))
+        both.append(Features([values.numpy()], values.shape[1], one.targets))
     return both[0], both[1]
 
 

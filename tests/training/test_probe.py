@@ -25,9 +25,18 @@ from .conftest import FRAME, RECIPE, Digits
 Both = tuple[Features, Features]
 
 
+def features_of(values: NDArray[np.float32], targets: NDArray[np.int64]) -> Features:
+    """In batches of which the last is smaller."""
+    return Features(np.split(values, range(50, len(values), 50)), values.shape[1], targets)
+
+
+def values_of(features: Features) -> NDArray[np.float32]:
+    return np.concatenate(list(features.batches))
+
+
 def only(features: Features, *classes: int) -> Features:
     rows = np.isin(features.targets, classes)
-    return Features(features.values[rows], features.targets[rows])
+    return features_of(values_of(features)[rows], features.targets[rows])
 
 
 def pipelines(
@@ -37,12 +46,13 @@ def pipelines(
     found = []
     for strength in STRENGTHS:
         logistic = LogisticRegression(C=strength, max_iter=ITERATIONS, class_weight=weights)
-        found.append(make_pipeline(StandardScaler(), logistic).fit(train.values, train.targets))
+        pipeline = make_pipeline(StandardScaler(), logistic)
+        found.append(pipeline.fit(values_of(train), train.targets))
     return found
 
 
 def logits_of(probe: Probe, features: Features) -> NDArray[np.float32]:
-    return features.values @ probe.weight.T + probe.bias
+    return values_of(features) @ probe.weight.T + probe.bias
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -58,17 +68,18 @@ def test_the_probe_is_the_best_of_scikit_learns_pipelines(
     weights = (0.5, 1.0, 2.0)[: len(classes)] if weighted else None
     probe = fit_probe(train, valid, len(classes), weights, figures_of, "accuracy")
     candidates = pipelines(train, dict(enumerate(weights)) if weights else None)
+    values = values_of(valid)
     expected = max(
         candidates,
         key=lambda p: (
-            p.score(valid.values, valid.targets),
-            p.predict_log_proba(valid.values)[np.arange(len(valid.targets)), valid.targets].mean(),
+            p.score(values, valid.targets),
+            p.predict_log_proba(values)[np.arange(len(valid.targets)), valid.targets].mean(),
         ),
     )
     assert probe.weight.shape == (len(classes), 1024)
     probabilities = softmax(logits_of(probe, valid))
-    assert np.allclose(probabilities, expected.predict_proba(valid.values), atol=2e-3)
-    assert np.array_equal(probabilities.argmax(1), expected.predict(valid.values))
+    assert np.allclose(probabilities, expected.predict_proba(values), atol=2e-3)
+    assert np.array_equal(probabilities.argmax(1), expected.predict(values))
     assert figures_of(logits_of(probe, train), train.targets)["accuracy"] > 0.9
 
 
@@ -82,6 +93,15 @@ def test_the_head_with_the_probe_in_it_gives_the_probes_logits(
     assert np.allclose(outputs, logits_of(probe, train_features[1]), rtol=1e-4, atol=1e-4)
     assert np.array_equal(probe.valid, logits_of(probe, train_features[1]))
     assert batches.validated == digits.valid.samples
+
+
+def test_features_are_gone_through_once(train_features: Both, probe: Probe) -> None:
+    once = [
+        Features(iter(values_of(side)[:, np.newaxis]), side.width, side.targets)
+        for side in train_features
+    ]
+    found = fit_probe(once[0], once[1], 3, None, figures_of, "accuracy")
+    assert np.allclose(found.valid, probe.valid, atol=1e-3)
 
 
 @pytest.mark.parametrize("seen", [(0, 2), (1, 2), (0, 1)])
@@ -114,8 +134,8 @@ def test_a_feature_that_never_changes_does_no_harm(train_features: Both) -> None
     train, valid = train_features
 
     def with_constant(side: Features) -> Features:
-        constant = np.full((len(side.values), 1), 7, np.float32)
-        return Features(np.concatenate([side.values, constant], axis=1), side.targets)
+        constant = np.full((len(side.targets), 1), 7, np.float32)
+        return features_of(np.concatenate([values_of(side), constant], axis=1), side.targets)
 
     probe = fit_probe(with_constant(train), with_constant(valid), 3, None, figures_of, "accuracy")
     outputs = logits_of(probe, with_constant(valid))
@@ -142,7 +162,7 @@ def test_a_feature_that_hardly_varies_gets_no_large_weight() -> None:
     values[:, 0] += 2 * targets
     # A trace of the class where the frozen network hardly ever answers.
     values[:, 1] = 1e-4 * (targets == 2) + 1e-5 * generator.normal(size=90)
-    features = Features(values, targets)
+    features = features_of(values, targets)
     probe = fit_probe(features, features, 3, None, figures_of, "accuracy")
     assert figures_of(probe.valid, targets)["accuracy"] > 0.7
     assert np.abs(probe.weight[:, 1]).max() < np.abs(probe.weight[:, 0]).max()
