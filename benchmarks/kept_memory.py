@@ -44,7 +44,8 @@ def main() -> None:
             command = [sys.executable, "-m", "benchmarks.kept_memory", "--arm", arm]
             command += ["--threads", str(options.threads)]
             # What is said there of memory would stand.
-            environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+            said = ("MALLOC_", "GLIBC_TUNABLES")
+            environment = {k: v for k, v in os.environ.items() if not k.startswith(said)}
             environment |= machine.threads(options.threads)
             told = subprocess.run(command, env=environment, check=True, capture_output=True)
             found[arm].append(json.loads(told.stdout))

@@ -11,10 +11,8 @@ from contextlib import contextmanager
 
 # Of glibc's malloc.h. See mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-# By which users say the same to glibc.
-_MALLOC_VARIABLES = frozenset(
-    f"MALLOC_{name}_" for name in ("MMAP_MAX", "MMAP_THRESHOLD", "TRIM_THRESHOLD", "TOP_PAD")
-)
+# By which users say the same to glibc, in either of its two ways.
+_MALLOC_WORDS = ("MMAP_MAX", "MMAP_THRESHOLD", "TRIM_THRESHOLD", "TOP_PAD")
 
 
 def tune() -> None:
@@ -62,8 +60,12 @@ def _keep_memory() -> None:
     # glibc takes the memory of a large tensor from the system and gives it back as soon as it is
     # freed, so each layer of each batch pays for pages that the one before just gave away: a
     # quarter to three fifths of a forward pass of large batches (docs/performance.md).
-    told = "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform != "linux" or told or not _MALLOC_VARIABLES.isdisjoint(os.environ):
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    told = any(
+        f"MALLOC_{word}_" in os.environ or f"glibc.malloc.{word.lower()}=" in tunables
+        for word in _MALLOC_WORDS
+    )
+    if told or sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     # Other C libraries have none, and another way with memory.

@@ -32,7 +32,8 @@ print(pages() - before)
 
 
 def _pages(mode: str, **environment: str) -> int:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    said = ("MALLOC_", "GLIBC_TUNABLES")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(said)}
     told = subprocess.run(
         [sys.executable, "-c", SCRIPT, mode],
         env={**plain, **environment},
@@ -49,6 +50,7 @@ def test_memory_of_a_freed_tensor_serves_the_next_one() -> None:
     assert 8 * _pages("tuned") < plain
     # Which says nothing of this.
     assert 8 * _pages("tuned", MALLOC_ARENA_MAX="2") < plain
+    assert 8 * _pages("tuned", GLIBC_TUNABLES="glibc.malloc.arena_max=2") < plain
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others have no mallopt")

@@ -189,6 +189,7 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
 
 @contextmanager
 def _told_how_to_go_on(command: str, observer: Observer) -> Iterator[None]:
+    """A study that Ctrl-C stops with the command that goes on with it."""
     try:
         yield
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ Progress = Callable[[int, int], None]
 THUMBNAIL_SIDE = 16
 _THUMBNAIL_BYTES = THUMBNAIL_SIDE**2 * 3
 _CANVAS_SIDE = 64
+_NO_BYTES = memoryview(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class FileFacts:
     orientation: int = 1
     transparent: bool = False
     hashes: tuple[int, int] = (0, 0)
-    thumbnail: bytes | memoryview = b""
+    thumbnail: memoryview = _NO_BYTES
     problem: Problem | None = None
 
 
@@ -105,7 +106,7 @@ def _facts(path: Path) -> FileFacts:
         orientation=encoding.orientation,
         transparent=encoding.transparent,
         hashes=(_number(imagehash.phash(canvas)), _number(imagehash.dhash(canvas))),
-        thumbnail=thumbnail.tobytes(),
+        thumbnail=memoryview(thumbnail.tobytes()),
     )
 
 

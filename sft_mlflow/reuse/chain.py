@@ -12,7 +12,6 @@ import hashlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
@@ -27,7 +26,7 @@ from sft_mlflow.data.manifest import Sample
 from sft_mlflow.data.ordered import THREADS, ordered_map
 from sft_mlflow.data.pixels import PixelSpec, pixels_of
 from sft_mlflow.errors import DataError
-from sft_mlflow.reuse.store import Keys, Store, keys_of
+from sft_mlflow.reuse.store import Keys, Store, empty_like_rows, keys_of
 from sft_mlflow.sources.folding import folded
 from sft_mlflow.sources.network import StagedNetwork, normalise
 from sft_mlflow.sources.source_model import Preprocessing
@@ -35,8 +34,9 @@ from sft_mlflow.training.augmentation import augment, moved
 from sft_mlflow.training.precision import Arithmetic
 from sft_mlflow.training.recipe import Augmentation
 
-# To be raised when the same image, source and point give other values than before.
-VERSION = 2
+# To be raised when the same image, source and point give other values than before, or lie in the
+# store in another way.
+VERSION = 3
 # Between two looks at what another process has filled.
 WAIT_SECONDS = 1.0
 
@@ -63,7 +63,6 @@ class Point:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    channels_last: bool
 
     @property
     def nbytes(self) -> int:
@@ -106,11 +105,10 @@ class Road:
         """What stands at each point up to `end`, found by sending two grey images there."""
         shape = self.pixel_spec.shape
         values = torch.full((2, *shape), 127, dtype=torch.uint8)
-        found = [Point(shape, torch.uint8, False)]
+        found = [Point(shape, torch.uint8)]
         for stage in range(end):
             values = self.segment(stage, stage + 1)(values)
-            channels_last = values.ndim == 4 and not values.is_contiguous()
-            found.append(Point(tuple(values.shape[1:]), values.dtype, channels_last))
+            found.append(Point(tuple(values.shape[1:]), values.dtype))
         return tuple(found)
 
     def address(self, point: int, views: Views) -> dict[str, object]:
@@ -126,7 +124,7 @@ class Road:
             "stage": self.network.stages[point - 1].name,
             "precision": self.arithmetic.precision,
             "device": self.device.type,
-            # By which kernels are chosen, and with them the layout that rows are written in.
+            # By which kernels are chosen.
             "cpu": torch.backends.cpu.get_cpu_capability(),
             "views": asdict(views),
         }
@@ -246,11 +244,6 @@ class Chain:
         for shelf in self._shelves.values():
             shelf.flush()
 
-    @cached_property
-    def _points(self) -> tuple[Point, ...]:
-        # No further than what is kept: later stages may train, and would count grey images.
-        return self._road.points(max(self._shelves))
-
     def _kept_pixels(self, rows: Rows) -> Tensor:
         # Pixels are kept as they are; changing them is cheap beside decoding.
         return self._through_store(self._keys(0)[rows], 0, lambda where: self._decode(rows[where]))
@@ -266,19 +259,13 @@ class Chain:
         if shelf is None:
             return make(np.ones(len(keys), bool))
         stored, found = shelf.read(keys)
-        channels_last = point > 0 and self._points[point].channels_last
-        if stored is not None and channels_last:
-            stored = stored.movedim(-1, 1)
         if stored is not None and found.all():
             return stored
         made = make(~found)
-        plain = made.detach().cpu()
-        shelf.put(keys[~found], plain.movedim(1, -1) if channels_last else plain)
+        shelf.put(keys[~found], made.detach().cpu())
         if stored is None:
             return made
-        values = made.new_empty((len(keys), *made.shape[1:]))
-        if channels_last:
-            values = values.contiguous(memory_format=torch.channels_last)
+        values = empty_like_rows(made, len(keys))
         values[torch.from_numpy(found)] = stored.to(made.device)
         values[torch.from_numpy(~found)] = made
         return values

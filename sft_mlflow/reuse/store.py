@@ -36,6 +36,8 @@ from sft_mlflow.whole_file import whole_file
 # Rows are gathered until they fill a block.
 BLOCK_BYTES = 32 * 2**20
 _BLOCK = ".safetensors"
+# In the metadata of blocks whose rows lie so.
+_CHANNELS_LAST = "channels_last"
 # A shelf that was read or written so lately is in use, perhaps by another process; readers say so
 # as often as that.
 IN_USE_SECONDS, NOTED_SECONDS = 300.0, 60.0
@@ -118,7 +120,9 @@ class Shelf:
         self._blocks: dict[str, _Block] = {}
         self._index = _Index.of([])
         self._keys: list[Keys] = []
+        # As they lie in memory, so channels-last maps as (N, H, W, C).
         self._rows: list[Tensor] = []
+        self._channels_last = False
         self._noted = -math.inf
         self.takes_rows = True
 
@@ -157,17 +161,22 @@ class Shelf:
         if not parts:
             return None, found
         position = np.cumsum(found) - 1
-        rows = torch.empty((int(found.sum()), *parts[0][1].shape[1:]), dtype=parts[0][1].dtype)
+        rows = empty_like_rows(parts[0][1], int(found.sum()))
         for where, part in parts:
             rows[torch.from_numpy(position[where])] = part
         return rows, found
 
     def put(self, keys: Keys, rows: Tensor) -> None:
-        """Take in rows (N, …); they are on disk when their block is full, or after `flush`."""
+        """Take in rows (N, …); they are on disk when their block is full, or after `flush`.
+
+        They come back in the memory format that they have.
+        """
         if not self.takes_rows:
             return
+        if not self._rows:
+            self._channels_last = _is_channels_last(rows)
         self._keys.append(keys)
-        self._rows.append(rows)
+        self._rows.append(rows.movedim(1, -1) if self._channels_last else rows)
         if sum(part.nbytes for part in self._rows) >= BLOCK_BYTES:
             self.flush()
 
@@ -189,7 +198,7 @@ class Shelf:
                 # For people who wonder what fills their disk.
                 (self.folder / "address.json").write_text(self._address)
                 with whole_file(self.folder / f"{uuid.uuid4().hex}{_BLOCK}") as beside:
-                    _write(beside, keys, rows)
+                    _write(beside, keys, rows, self._channels_last)
         except FileNotFoundError:
             # Another process has just made room of this shelf: these rows are made again.
             pass
@@ -232,13 +241,17 @@ class CorruptedError(Exception):
 
 @dataclass(frozen=True)
 class _Block:
-    """One file: keys and checksums in memory, rows on disk from `offset` on."""
+    """One file: keys and checksums in memory, rows on disk from `offset` on.
+
+    shape: of a row as it lies there; channels_last: whether that is (H, W, C) of a map (C, H, W).
+    """
 
     path: Path
     keys: Keys
     checksums: NDArray[np.uint32]
     dtype: torch.dtype
     shape: tuple[int, ...]
+    channels_last: bool
     offset: int
 
     @classmethod
@@ -249,6 +262,7 @@ class _Block:
                 keys, checksums = file.get_tensor("keys"), file.get_tensor("checksums")
                 rows = file.get_slice("rows")
                 empty = rows[0:0]
+                channels_last = _CHANNELS_LAST in (file.metadata() or {})
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 begin = json.loads(file.read(length))["rows"]["data_offsets"][0]
@@ -264,6 +278,7 @@ class _Block:
             checksums.numpy().copy(),
             empty.dtype,
             tuple(empty.shape[1:]),
+            channels_last,
             8 + length + begin,
         )
 
@@ -282,7 +297,7 @@ class _Block:
                     raise CorruptedError
         finally:
             os.close(file)
-        return values
+        return values.movedim(-1, 1) if self.channels_last else values
 
 
 @dataclass(frozen=True)
@@ -318,7 +333,23 @@ class _Index:
         return np.where(same, self.block[at], -1), np.where(same, self.row[at], -1)
 
 
-def _write(path: Path, keys: Keys, rows: Tensor) -> None:
+def empty_like_rows(rows: Tensor, count: int) -> Tensor:
+    """A tensor for so many rows of their shape, dtype, device and memory format."""
+    layout = torch.channels_last if _is_channels_last(rows) else torch.contiguous_format
+    shape = (count, *rows.shape[1:])
+    return torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=layout)
+
+
+def _is_channels_last(rows: Tensor) -> bool:
+    # Maps of one pixel are both.
+    return (
+        rows.ndim == 4
+        and not rows.is_contiguous()
+        and rows.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _write(path: Path, keys: Keys, rows: Tensor, channels_last: bool) -> None:
     size = rows[0].nbytes
     raw = _bytes_of(rows.contiguous())
     checksums = [_checksum(key, raw[i * size : (i + 1) * size]) for i, key in enumerate(keys)]
@@ -327,7 +358,7 @@ def _write(path: Path, keys: Keys, rows: Tensor) -> None:
         "checksums": torch.tensor(checksums, dtype=torch.uint32),
         "rows": rows.contiguous(),
     }
-    save_file(tensors, path)
+    save_file(tensors, path, metadata={_CHANNELS_LAST: "yes"} if channels_last else None)
 
 
 def _bytes_of(rows: Tensor) -> memoryview:

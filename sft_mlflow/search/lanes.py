@@ -121,13 +121,13 @@ class ProcessLane:
         )
         # Ctrl-C reaches the whole group, and the study's process decides what it means: a worker
         # blocks it as its parent does here, from its first moment on. Python's tracker, which
-        # every first worker starts, would unblock it (cpython's `resource_tracker.py`).
+        # every first worker starts, would unblock it (https://bugs.python.org/issue33613).
         multiprocessing.resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             self._process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
 
@@ -149,7 +149,7 @@ def ready(lanes: Sequence[Lane]) -> list[Lane]:
 
 def _work(connection: Connection, material: Material, threads: int) -> None:
     """Run trials as they are sent, until the study's process is gone."""
-    # Its half about threads came from the study's process, by the environment.
+    # Of its half about threads only what the study's process said counts: torch is loaded here.
     runtime.tune()
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()

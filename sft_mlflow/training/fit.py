@@ -52,7 +52,7 @@ from sft_mlflow.training.threads import one_thread
 # Whose answers are told while it learns, and about how often in a fit.
 SHOWN_IMAGES, SHOWN_EPOCHS = 4, 5
 # Multiplications of a step that one thread does sooner than it could share them.
-LITTLE_WORK = 2 * 10**6
+LITTLE_WORK = 10**7
 
 
 @dataclass(frozen=True)

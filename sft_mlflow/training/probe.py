@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,13 @@ class Features:
     batches: Iterable[NDArray[np.float32]]
     width: int
     targets: NDArray[np.int64]
+
+    def placed(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Each batch with its rows among all."""
+        done = 0
+        for batch in self.batches:
+            yield slice(done, done + len(batch)), batch
+            done += len(batch)
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,11 @@ def fit_probe(
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(scaled, train.targets)
         heads.append(_unscaled(model, classes, mean, spread))
-    answers = ([batch @ weight.T + bias for weight, bias in heads] for batch in valid.batches)
-    logits = map(np.concatenate, zip(*answers, strict=True))
-    probes = [Probe(*head, outputs) for head, outputs in zip(heads, logits, strict=True)]
+    outputs = [np.empty((len(valid.targets), classes), np.float32) for _ in heads]
+    for rows, batch in valid.placed():
+        for (weight, bias), answers in zip(heads, outputs, strict=True):
+            answers[rows] = batch @ weight.T + bias
+    probes = [Probe(*head, answers) for head, answers in zip(heads, outputs, strict=True)]
 
     def rank(probe: Probe) -> tuple[float, float]:
         found = evaluate(probe.valid, valid.targets)
@@ -103,11 +112,10 @@ def _scaled(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Values (N, F), centred and divided by their spread; mean and spread (F,) of each feature."""
     values = np.empty((len(features.targets), features.width), np.float32)
-    moments, done = StandardScaler(), 0
-    for batch in features.batches:
+    moments = StandardScaler()
+    for rows, batch in features.placed():
         moments.partial_fit(batch)
-        values[done : done + len(batch)] = batch
-        done += len(batch)
+        values[rows] = batch
     mean, std = moments.mean_.astype(np.float32), np.sqrt(moments.var_).astype(np.float32)
     spread = np.maximum(std, LEAST_SPREAD * np.sqrt(np.square(std).mean()) + 1e-6)
     # In place: of many images one more copy is what takes the most memory of all.

@@ -115,12 +115,8 @@ def computed(
     """The probe of a linear head, at the road's end."""
     classes = material.manifest.classes
     train, valid = (at_most(PROBE_IMAGES, material.manifest.side(s)) for s in ("train", "valid"))
-    width = road.network.head.get_parameter("weight").shape[1]
-    of_train, of_valid = (
-        Features(_values(material, road, side, progress), width, indices(side, classes))
-        for side in (train, valid)
-    )
-    probe = fit_probe(of_train, of_valid, len(classes), class_weights, figures_of, metric)
+    features, of_valid = (_features(material, road, side, progress) for side in (train, valid))
+    probe = fit_probe(features, of_valid, len(classes), class_weights, figures_of, metric)
     # Of a very large side it has seen a part.
     whole = len(valid) == len(material.manifest.side("valid"))
     head = replace(probe.as_start(), evidence=probe.valid if whole else None)
@@ -145,10 +141,10 @@ def at_most(most: int, samples: Sequence[Sample]) -> Sequence[Sample]:
     return tuple(samples[row] for row in rows)
 
 
-def _values(
+def _features(
     material: Material, road: Road, samples: Sequence[Sample], progress: Progress
-) -> Iterator[NDArray[np.float32]]:
-    """What the head reads of the images (n, F), batch by batch, and kept for the trials."""
+) -> Features:
+    """What the head reads of each image, kept for the trials."""
     point = road.network.full_depth
     need = Need(point, len(samples), 1, range(1))
     prices = material.prices(road, samples, AS_THEY_ARE)
@@ -157,10 +153,15 @@ def _values(
     )
     for done, total in chain.fill(choice.start):
         progress(done, total)
-    rows = np.arange(len(samples))
-    together = road.pixel_spec.together
-    for start in range(0, len(rows), together):
-        values = chain.values(rows[start : start + together], 0, point)
-        yield values.float().cpu().numpy()
     # The store may have had no room for all.
     progress(len(samples), len(samples))
+
+    def batches() -> Iterator[NDArray[np.float32]]:
+        rows = np.arange(len(samples))
+        together = road.pixel_spec.together
+        for start in range(0, len(rows), together):
+            values = chain.values(rows[start : start + together], 0, point)
+            yield values.float().cpu().numpy()
+
+    width = road.network.head.get_parameter("weight").shape[1]
+    return Features(batches(), width, indices(samples, material.manifest.classes))

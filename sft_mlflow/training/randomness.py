@@ -19,8 +19,8 @@ def seed_of(*key: int | str) -> int:
 def keyed(*key: int | str) -> Iterator[None]:
     """Seed torch's global generator by the key, and put its state back afterwards.
 
-    Dropout and torchvision's transforms draw from it and take no generator of their own. Only that
-    of an MPS device, which nothing else draws from, stays as it is then.
+    Dropout and torchvision's transforms draw from it and take no generator of their own. Only
+    the state of an MPS device is not put back.
     """
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):

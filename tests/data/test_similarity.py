@@ -90,12 +90,14 @@ def test_comparisons_grow_with_the_files_and_not_with_their_square(
     pictures = [random.integers(0, 256, side, dtype=np.uint8).tobytes() for _ in range(100)]
     hashes = random.integers(0, 2**63, (20_000, 2)).tolist()
     facts = [
-        FileFacts(Path(f"/{n}"), str(n), 1, hashes=(p, d), thumbnail=pictures[n % 100])
+        FileFacts(Path(f"/{n}"), str(n), 1, hashes=(p, d), thumbnail=memoryview(pictures[n % 100]))
         for n, (p, d) in enumerate(hashes)
     ]
     # Blank pages all have one hash: 12.5 million pairs, were each compared with each.
     blank = np.full(side, 250, dtype=np.uint8).tobytes()
-    facts += [FileFacts(Path(f"/b{n}"), f"b{n}", 1, thumbnail=blank) for n in range(5_000)]
+    facts += [
+        FileFacts(Path(f"/b{n}"), f"b{n}", 1, thumbnail=memoryview(blank)) for n in range(5_000)
+    ]
     proposed, compared = similarity._proposed, []
 
     def counted(*arguments: Any) -> Iterator[NDArray[np.intp]]:

@@ -68,6 +68,26 @@ def test_maps_of_one_pixel_are_kept_whatever_their_strides_say(store: Store) -> 
     assert torch.equal(rows, maps)
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_maps_come_back_in_their_memory_format_from_one_block_or_several(
+    layout: torch.memory_format, store: Store
+) -> None:
+    maps = torch.randn(6, 3, 4, 5).to(memory_format=layout)
+    shelf = store.shelf(ADDRESS)
+    for begin, count in ((0, 4), (4, 2)):
+        shelf.put(keys_of(names(begin, count)), maps[begin : begin + count])
+        shelf.flush()
+    order = [5, 0, 3]
+    rows, found = store.shelf(ADDRESS).read(keys_of([f"image {n}" for n in order]))
+    assert found.all()
+    assert rows is not None
+    assert torch.equal(rows, maps[order])
+    assert rows.is_contiguous(memory_format=layout)
+    whole, _ = store.shelf(ADDRESS).read(keys_of(names(0, 4)))
+    assert whole is not None
+    assert whole.stride() == maps[:4].stride()
+
+
 def test_what_is_absent_is_told_and_the_others_are_read(store: Store) -> None:
     made(store)
     rows, found = store.shelf(ADDRESS).read(keys_of(["image 4", "stranger", "image 1"]))

@@ -181,8 +181,12 @@ def test_prefix_and_suffix_make_the_whole_network_at_every_cut(name: str) -> Non
     whole = network.model(pixels)
     assert whole.std() > 0.01
     for depth in range(0, network.full_depth + 1, SOME_CUTS.get(name, 1)):
-        parts = network.suffix(depth)(prefix(network, depth)(pixels))
+        values = prefix(network, depth)(pixels)
+        before = values.clone()
+        parts = network.suffix(depth)(values)
         assert torch.allclose(parts, whole, rtol=1e-5, atol=1e-5 * whole.abs().max().item()), depth
+        # They may still wait to be written to the store.
+        assert torch.equal(values, before), depth
 
 
 @every_family

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sft_mlflow.reuse.chain import Chain, Rows
 from sft_mlflow.training.augmentation import augment
 from sft_mlflow.training.randomness import keyed, seed_of
 from sft_mlflow.training.recipe import Augmentation
@@ -40,16 +41,27 @@ def test_targets_go_with_their_images(digits: Digits) -> None:
             assert label[pixels.contiguous().numpy().tobytes()] == target
 
 
-@pytest.mark.parametrize("read_bytes", [0, 2**30])
+# Of 64 images; the first batch tells how large they are.
+@pytest.mark.parametrize(
+    ("read_bytes", "sizes"), [(0, [6] * 10 + [4]), (2**30, [6, 58])], ids=["one", "several"]
+)
 def test_batches_behind_frozen_stages_are_those_of_their_images_however_many_are_read_at_once(
-    read_bytes: int, digits: Digits, monkeypatch: pytest.MonkeyPatch
+    read_bytes: int, sizes: list[int], digits: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sft_mlflow.training.batches.READ_BYTES", read_bytes)
     recipe = replace(RECIPE, depth=9, batch_size=6)
     batches = digits.batches(recipe, plain_network())
     of_pixels = digits.batches(recipe).training(1)
     frozen = batches.train._road.segment(0, batches.point)
+    read, inputs = [], Chain.inputs
+
+    def counted(chain: Chain, rows: Rows, view: int, point: int) -> tuple[torch.Tensor, ...]:
+        read.append(len(rows))
+        return inputs(chain, rows, view, point)
+
+    monkeypatch.setattr(Chain, "inputs", counted)
     shown = list(batches.training(1))
+    assert read == sizes
     assert [len(batch.targets) for batch in shown] == [6] * 10 + [4]
     for batch, pixels in zip(shown, of_pixels, strict=True):
         alone = frozen(pixels_of(pixels.values[0]))
