@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -194,13 +193,11 @@ def ceiling(job: Job) -> dict[str, object]:
     classes = len(list((job.images / "train").iterdir()))
 
     @torch.no_grad()
-    def features(
-        side: str, bfloat16: bool, decoding: ThreadPoolExecutor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def features(side: str, bfloat16: bool) -> tuple[torch.Tensor, torch.Tensor]:
         found, labels = [], []
         data = ImageFolder(job.images / side, to_tensor)
         rows = iter(range(len(data)))
-        while some := list(decoding.map(data.__getitem__, islice(rows, 64))):
+        while some := [data[row] for row in islice(rows, 64)]:
             images = torch.stack([image for image, _ in some]).float().div_(127.5).sub_(1)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
                 found.append(model(images.contiguous(memory_format=torch.channels_last)).float())
@@ -208,9 +205,8 @@ def ceiling(job: Job) -> dict[str, object]:
         return torch.cat(found), torch.tensor(labels)
 
     begun = time.perf_counter()
-    with ThreadPoolExecutor(job.threads) as decoding:
-        values, targets = features("train", True, decoding)
-        valid, _ = features("valid", False, decoding)
+    values, targets = features("train", bfloat16=True)
+    valid, _ = features("valid", bfloat16=False)
     once = time.perf_counter() - begun
     head = nn.Linear(values.shape[1], classes)
     optimizer = torch.optim.SGD(head.parameters(), lr=RATE, momentum=MOMENTUM)
