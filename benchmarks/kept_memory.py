@@ -90,7 +90,8 @@ def rates(arm: str, threads: int) -> dict[str, float]:
         images = torch.randn(count, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
         for precision in (torch.float32, torch.bfloat16):
             seconds = seconds_of(partial(steps[what], model, images, precision))
-            work = f"{name}, {what}, batches of {count}, {str(precision)[6:]}"
+            kind = str(precision).removeprefix("torch.")
+            work = f"{name}, {what}, batches of {count}, {kind}"
             found[work] = count / seconds
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return {**found, "MB of memory at most": peak}

@@ -101,3 +101,19 @@ def test_the_collector_of_a_process_that_has_torch_is_left_alone(
     with runtime.loading():
         assert gc.isenabled()
     assert gc.get_freeze_count() == before
+
+
+def test_a_command_tunes_its_process_and_leaves_without_looking_for_garbage() -> None:
+    script = """
+import atexit, gc, os, sys
+from sft_mlflow import cli
+sys.argv = ["sft-mlflow", "check", "--help"]
+atexit.register(lambda: print(os.environ.get("GOMP_SPINCOUNT"), gc.get_freeze_count() > 1000))
+cli.main()
+"""
+    said = ("GOMP_", "OMP_")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(said)}
+    told = subprocess.run(
+        [sys.executable, "-c", script], env=plain, check=True, capture_output=True, text=True
+    )
+    assert told.stdout.splitlines()[-1] == "1000 True"

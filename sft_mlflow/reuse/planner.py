@@ -217,7 +217,7 @@ def planned_chain(
 class _Cost:
     """Seconds of a trial. fill: to have in the store what it lacks; passes: all else.
 
-    below, keeps_pixels: of the choice that costs so much.
+    below, keeps_pixels: as in the `Choice` that follows from it.
     """
 
     fill: float
