@@ -19,7 +19,7 @@ equal.
 On the command line an option is `--lr-min 0.001`, in `mlflow run` it is `-P lr_min=0.001`, and in
 Python it is the keyword `lr_min`. Every option takes a value, also those that are on or off
 (`--rollback yes`). Lists are separated by commas. All wrong values are reported at once, with exit
-code 2; then all that do not fit the task."""
+code 2; then those that do not go together or do not fit the task."""
 
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 

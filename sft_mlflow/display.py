@@ -71,9 +71,10 @@ class _Words:
 
     def road(self, number: int, event: RoadTravelled) -> str:
         begin = "pixels" if event.stage is None else f"what is kept of {event.stage}"
+        full = "" if event.had_room else "; --cache-gb or the disk had no room for all of it"
         return (
             f"trial {number}: its inputs took {event.seconds:.1f} s, from {begin} on "
-            f"(predicted {event.predicted_seconds:.1f} s)"
+            f"(predicted {event.predicted_seconds:.1f} s){full}"
         )
 
     def epoch(self, number: int, event: EpochEnded) -> str:

@@ -225,8 +225,8 @@ class FinetuneOptions(Options):
         None,
         ge=0,
         allow_inf_nan=False,
-        description="Most disk for pixels and activations, shared by all studies. Default: a fifth "
-        "of what is free.",
+        description="Most disk for pixels and activations, shared by all studies; what is more is "
+        "removed. Default: a fifth of what is free.",
     )
     broken: Literal["skip", "error"] = Field(
         "skip", description="Unreadable images: leave out and list them, or stop."

@@ -63,9 +63,9 @@ class StudyReport:
     model: URI of the best trial's model; alias: in the registry, None where it is not registered;
     objective: metric that trials were chosen by, with the reason for it; importance: share of
     each searched dimension in [0, 1], empty where the trials are too few to say; best: number of
-    the best trial, None where none finished, and then test is None too; seconds: of the whole
-    study by the clock; versions: of this product and of its libraries; check: `to_dict()` of the
-    data's CheckReport.
+    the best trial, None where none finished, and then test is None too; seconds: of this run of
+    the study by the clock; versions: of this product and of its libraries; check: `to_dict()` of
+    the data's CheckReport.
     """
 
     title: str

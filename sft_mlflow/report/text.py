@@ -9,7 +9,9 @@ from sft_mlflow.report.tables import StudyReport
 def summary_lines(report: StudyReport) -> list[str]:
     """What was found and what to do next; the exact commands stand last, one a line."""
     lines = [
-        f"{report.title}: {wording.tally(report.trials)} in {wording.duration(report.seconds)}"
+        # A study that went on had earlier runs.
+        f"{report.title}: {wording.tally(report.trials)}; this run took "
+        f"{wording.duration(report.seconds)}"
     ]
     best, test = report.best_trial, report.test
     if best is None:

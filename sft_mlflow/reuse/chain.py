@@ -239,6 +239,11 @@ class Chain:
         for shelf in self._shelves.values():
             shelf.note_use()
 
+    @property
+    def had_room(self) -> bool:
+        """Whether the store took all that was given to it so far."""
+        return all(shelf.takes_rows for shelf in self._shelves.values())
+
     def flush(self) -> None:
         """Write what was computed and is to be kept."""
         for shelf in self._shelves.values():

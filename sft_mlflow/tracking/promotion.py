@@ -200,7 +200,7 @@ def rollback(client: MlflowClient, *, model_name: str, run_id: str) -> Decision:
         if previous is None or before is None or str(previous.version) == before:
             raise TrackingError(
                 f"models:/{model_name}: has no {PREVIOUS!r} champion to bring back. Promote a "
-                f"version instead: candidate models:/{model_name}/VERSION."
+                f"version instead: --model models:/{model_name}/VERSION."
             )
         version = str(previous.version)
         entry = Entry(number, "rolled back", version, before, run_id, _now(), "moving")

@@ -142,7 +142,7 @@ def adopt(client: MlflowClient, folder: Path, parent: ParentRun) -> None:
             _end_if_running(client, child.info.run_id, "FAILED")
         before = client.get_run(earlier).info
         if before.lifecycle_stage == "active":
-            client.set_tag(earlier, MLFLOW_RUN_NAME, f"{before.run_name} (continued)")
+            client.set_tag(earlier, MLFLOW_RUN_NAME, f"{before.run_name} (earlier part)")
             client.set_tag(earlier, "sft.continued_by", parent.run_id)
             _end_if_running(client, earlier, "KILLED")
     except MlflowException as error:

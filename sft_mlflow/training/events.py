@@ -37,11 +37,15 @@ class RoadChosen:
 
 @dataclass(frozen=True)
 class RoadTravelled:
-    """What that reading and computing took in fact, before the trial ends."""
+    """What that reading and computing took in fact, before the trial ends.
+
+    had_room: whether the store had room for all that was to be kept.
+    """
 
     stage: str | None
     predicted_seconds: float
     seconds: float
+    had_room: bool
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,8 @@ def run_trial(
     for chain in (batches.train, batches.valid):
         chain.flush()
     taken = batches.train.seconds + batches.valid.seconds
-    yield RoadTravelled(chosen.stage, chosen.seconds, taken)
+    had_room = batches.train.had_room and batches.valid.had_room
+    yield RoadTravelled(chosen.stage, chosen.seconds, taken, had_room)
     yield fitted.ended
 
 

@@ -262,7 +262,9 @@ def test_what_has_no_room_is_not_computed_for_the_store(
     row = small.points(4)[4].nbytes
     store = Store(tmp_path / "small", budget_bytes=3 * row)
     chain = Chain(images, small, AS_THEY_ARE, store, kept=(4,))
+    assert chain.had_room
     assert list(chain.fill(4)) == [(2, 6)]
+    assert not chain.had_room
     assert len(chain.absent(0, 4)) == 4
 
 
