@@ -286,14 +286,14 @@ class _Block:
         """Those rows; raises OSError and CorruptedError."""
         values = torch.empty((len(rows), *self.shape), dtype=self.dtype)
         size = values[0].nbytes
-        raw = _bytes_of(values)
+        raw, begun = _bytes_of(values), _checksum_of_kind(values, self.channels_last)
         file = os.open(self.path, os.O_RDONLY)
         try:
             for i, row in enumerate(rows.tolist()):
                 part = raw[i * size : (i + 1) * size]
                 if os.preadv(file, [part], self.offset + row * size) != size:
                     raise CorruptedError
-                if _checksum(keys[i], part) != self.checksums[row]:
+                if _checksum(begun, keys[i], part) != self.checksums[row]:
                     raise CorruptedError
         finally:
             os.close(file)
@@ -351,8 +351,10 @@ def _is_channels_last(rows: Tensor) -> bool:
 
 def _write(path: Path, keys: Keys, rows: Tensor, channels_last: bool) -> None:
     size = rows[0].nbytes
-    raw = _bytes_of(rows.contiguous())
-    checksums = [_checksum(key, raw[i * size : (i + 1) * size]) for i, key in enumerate(keys)]
+    raw, begun = _bytes_of(rows.contiguous()), _checksum_of_kind(rows, channels_last)
+    checksums = [
+        _checksum(begun, key, raw[i * size : (i + 1) * size]) for i, key in enumerate(keys)
+    ]
     tensors = {
         "keys": torch.from_numpy(keys.copy()),
         "checksums": torch.tensor(checksums, dtype=torch.uint32),
@@ -367,9 +369,14 @@ def _bytes_of(rows: Tensor) -> memoryview:
     return rows.view(-1).view(torch.uint8).numpy().data.cast("B")
 
 
-def _checksum(key: NDArray[np.uint64], row: memoryview) -> int:
-    """Of the row under its key, so that a damaged key is noticed too."""
-    return zlib.crc32(row, zlib.crc32(key.tobytes()))
+def _checksum_of_kind(rows: Tensor, channels_last: bool) -> int:
+    """What a row's checksum begins with: of what the file's header says of all rows."""
+    return zlib.crc32(f"{rows.dtype} {tuple(rows.shape[1:])} {channels_last}".encode())
+
+
+def _checksum(begun: int, key: NDArray[np.uint64], row: memoryview) -> int:
+    """Of the row under its key, so that a damaged key or header is noticed too."""
+    return zlib.crc32(row, zlib.crc32(key.tobytes(), begun))
 
 
 def _sweep(folder: Path) -> None:

@@ -128,6 +128,25 @@ def test_a_damaged_row_is_absent_and_never_read(part: str, store: Store) -> None
     assert (rows is None) if not right else (rows is not None and rows[:, 0, 0].tolist() == right)
 
 
+@pytest.mark.parametrize(
+    ("said", "damaged"),
+    [(b'"F32"', b'"I32"'), (b"[6,4,5,3]", b"[6,5,4,3]"), (b"channels_last", b"channels_lost")],
+)
+def test_rows_whose_header_says_something_else_of_them_are_never_read(
+    said: bytes, damaged: bytes, store: Store
+) -> None:
+    shelf, keys = store.shelf(ADDRESS), keys_of(names(0, 6))
+    shelf.put(keys, torch.randn(6, 3, 4, 5).to(memory_format=torch.channels_last))
+    shelf.flush()
+    [block] = blocks(store)
+    content = block.read_bytes()
+    assert content.count(said) == 1
+    block.write_bytes(content.replace(said, damaged))
+    rows, found = store.shelf(ADDRESS).read(keys)
+    assert rows is None
+    assert not found.any()
+
+
 def test_a_truncated_block_is_absent_and_can_be_made_again(store: Store) -> None:
     made(store)
     [block] = blocks(store)
