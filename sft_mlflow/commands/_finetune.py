@@ -189,7 +189,7 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
 
 @contextmanager
 def _told_how_to_go_on(command: str, observer: Observer) -> Iterator[None]:
-    """A study that Ctrl-C stops with the command that goes on with it."""
+    """Tells the observer, where Ctrl-C ends the block, by which command the study goes on."""
     try:
         yield
     except KeyboardInterrupt:

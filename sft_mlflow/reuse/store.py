@@ -120,9 +120,7 @@ class Shelf:
         self._blocks: dict[str, _Block] = {}
         self._index = _Index.of([])
         self._keys: list[Keys] = []
-        # As they lie in memory, so channels-last maps as (N, H, W, C).
         self._rows: list[Tensor] = []
-        self._channels_last = False
         self._noted = -math.inf
         self.takes_rows = True
 
@@ -173,10 +171,8 @@ class Shelf:
         """
         if not self.takes_rows:
             return
-        if not self._rows:
-            self._channels_last = _is_channels_last(rows)
         self._keys.append(keys)
-        self._rows.append(rows.movedim(1, -1) if self._channels_last else rows)
+        self._rows.append(rows)
         if sum(part.nbytes for part in self._rows) >= BLOCK_BYTES:
             self.flush()
 
@@ -198,7 +194,7 @@ class Shelf:
                 # For people who wonder what fills their disk.
                 (self.folder / "address.json").write_text(self._address)
                 with whole_file(self.folder / f"{uuid.uuid4().hex}{_BLOCK}") as beside:
-                    _write(beside, keys, rows, self._channels_last)
+                    _write(beside, keys, rows)
         except FileNotFoundError:
             # Another process has just made room of this shelf: these rows are made again.
             pass
@@ -349,16 +345,18 @@ def _is_channels_last(rows: Tensor) -> bool:
     )
 
 
-def _write(path: Path, keys: Keys, rows: Tensor, channels_last: bool) -> None:
+def _write(path: Path, keys: Keys, rows: Tensor) -> None:
+    channels_last = _is_channels_last(rows)
+    rows = (rows.movedim(1, -1) if channels_last else rows).contiguous()
     size = rows[0].nbytes
-    raw, begun = _bytes_of(rows.contiguous()), _checksum_of_kind(rows, channels_last)
+    raw, begun = _bytes_of(rows), _checksum_of_kind(rows, channels_last)
     checksums = [
         _checksum(begun, key, raw[i * size : (i + 1) * size]) for i, key in enumerate(keys)
     ]
     tensors = {
         "keys": torch.from_numpy(keys.copy()),
         "checksums": torch.tensor(checksums, dtype=torch.uint32),
-        "rows": rows.contiguous(),
+        "rows": rows,
     }
     save_file(tensors, path, metadata={_CHANNELS_LAST: "yes"} if channels_last else None)
 
