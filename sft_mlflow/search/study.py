@@ -1,7 +1,8 @@
 """The study: asks Optuna for trials, runs them, tells it what came of them, survives crashes.
 
 Optuna's storage is the truth about trials; only this process talks to it, however many workers
-run trials.
+run trials. Ctrl-C never comes in the middle of a question to it: the transaction would stay open,
+and sqlite locked for what is still to be said of the trials that were running.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import optuna
 from optuna.trial import TrialState as State
 
 from sft_mlflow.errors import OptionsError, TrackingError, TrialError
+from sft_mlflow.interrupts import uninterrupted
 from sft_mlflow.search.events import StudyEvent, TrialEnded, TrialEvent, TrialStarted, TrialState
 from sft_mlflow.search.lanes import Lane, WorkerDiedError, open_lanes, ready
 from sft_mlflow.search.space import PROBE, Plan, Space
@@ -73,6 +75,7 @@ class Row:
     metrics: Mapping[str, float]
 
 
+@uninterrupted()
 def open_study(
     name: str,
     storage: str,
@@ -131,6 +134,7 @@ def open_study(
     return study
 
 
+@uninterrupted()
 def is_known(name: str, storage: str) -> bool:
     """Whether the storage holds a study of that name. Raises TrackingError if it does not open."""
     try:
@@ -139,12 +143,14 @@ def is_known(name: str, storage: str) -> bool:
         raise TrackingError(f"--storage {storage}: cannot be opened ({error}).") from error
 
 
+@uninterrupted()
 def enqueue_first(study: optuna.Study, space: Space) -> None:
     """Queue the trials that the space begins with, as far as the study does not have them."""
     for params, attributes in space.first()[len(study.get_trials(deepcopy=False)) :]:
         study.enqueue_trial(params, user_attrs=attributes)
 
 
+@uninterrupted()
 def requeue_interrupted(study: optuna.Study) -> list[int]:
     """Numbers of the interrupted trials that are queued to go on.
 
@@ -178,12 +184,13 @@ def run_study(
             for lane in lanes:
                 if lane in running or not may_start:
                     continue
-                may_start = _may_start(study, space, limits, len(running))
+                with uninterrupted():
+                    may_start = _may_start(study, space, limits, len(running))
+                    if may_start:
+                        trial = study.ask()
+                        running[lane] = _begin(study, trial, space, settings, material, lane)
                 if may_start:
-                    trial = study.ask()
-                    begun = _begin(study, trial, space, settings, material, lane)
-                    running[lane] = begun
-                    yield begun.started
+                    yield running[lane].started
             if not running:
                 return
             for lane in ready(list(running)):
@@ -193,8 +200,9 @@ def run_study(
                 # over is never run again.
                 yield from events
                 if isinstance(events[-1], TrialEnded):
-                    _tell(study, at, events[-1])
-                    del running[lane]
+                    with uninterrupted():
+                        _tell(study, at, events[-1])
+                        del running[lane]
                     may_start = True
     finally:
         for lane in lanes:
@@ -204,6 +212,7 @@ def run_study(
             _fail_and_retry(study, study.trials[unfinished.trial.number])
 
 
+@uninterrupted()
 def rows(study: optuna.Study) -> tuple[Row, ...]:
     """Every trial that was not tried again, in the order of their numbers."""
     trials = study.get_trials(deepcopy=False)
@@ -284,14 +293,7 @@ def _advance(study: optuna.Study, at: _Running, limits: Limits) -> list[StudyEve
     except TrialError as error:
         return [_end(at, State.FAIL, None, str(error))]
     if isinstance(event, EpochEnded):
-        at.trial.report(event.value, event.epoch)
-        if all(event.value > earlier for earlier in at.values):
-            at.metrics = dict(event.metrics)
-        at.values.append(event.value)
-        # After the last epoch there is nothing left to save.
-        if 0 < event.epoch < at.started.recipe.epochs and at.trial.should_prune():
-            at.stop, at.state = True, State.PRUNED
-            at.reason = f"pruned after epoch {event.epoch}"
+        _report(at, event)
     if isinstance(event, EpochEnded | StepEnded | StoreFilled) and not at.stop and _is_late(limits):
         at.stop, at.reason = True, "the budget was used up"
     if not isinstance(event, FitEnded):
@@ -300,6 +302,18 @@ def _advance(study: optuna.Study, at: _Running, limits: Limits) -> list[StudyEve
     if event.reason == "early-stopped":
         at.reason = "no better for too many epochs"
     return [TrialEvent(number, event), _end(at, at.state, event.value, at.reason)]
+
+
+@uninterrupted()
+def _report(at: _Running, event: EpochEnded) -> None:
+    at.trial.report(event.value, event.epoch)
+    if all(event.value > earlier for earlier in at.values):
+        at.metrics = dict(event.metrics)
+    at.values.append(event.value)
+    # After the last epoch there is nothing left to save.
+    if 0 < event.epoch < at.started.recipe.epochs and at.trial.should_prune():
+        at.stop, at.state = True, State.PRUNED
+        at.reason = f"pruned after epoch {event.epoch}"
 
 
 def _end(at: _Running, state: State, value: float | None, reason: str | None) -> TrialEnded:

@@ -30,6 +30,7 @@ from mlflow.protos.databricks_pb2 import (
 from requests import HTTPError, RequestException
 
 from sft_mlflow.errors import DataError, TrackingError, first_line
+from sft_mlflow.interrupts import uninterrupted
 from sft_mlflow.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Outbox:
 
     def put(self, message: Message) -> None:
         """Queue a message (JSON); returns as soon as it is in the file."""
-        with self._changed:
+        with uninterrupted(), self._changed:
             self._file.write(json.dumps(message) + "\n")
             self._file.flush()
             self._queue.append(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import MappingProxyType
 
 import optuna
 import pytest
+import sqlalchemy
 import torch
 
 from sft_mlflow.data.loading import load_manifest
@@ -141,6 +143,34 @@ def test_a_study_goes_on_with_its_history(
     events = list(studies.run_study(again, SPACE, settings, material, Limits(3, None), 1))
     assert [e.number for e in events if isinstance(e, TrialStarted)] == [2]
     assert [row.number for row in studies.rows(again)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("statement", [1, 2, 5, 10, 20, 40, 60])
+def test_ctrl_c_while_the_storage_is_asked_leaves_no_trial_running_in_it(
+    statement: int, material: Material, tmp_path: Path
+) -> None:
+    study = opened(tmp_path)
+    studies.enqueue_first(study, SPACE)
+    left = [statement]
+
+    def count(*_: object) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGINT)
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "after_cursor_execute", count)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(studies.run_study(study, SPACE, {SOURCE: RECIPE}, material, Limits(2, None), 1))
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "after_cursor_execute", count)
+
+    again = opened(tmp_path)
+    states = [trial.state for trial in again.trials]
+    assert optuna.trial.TrialState.RUNNING not in states
+    # The probe is tried again, or is over.
+    events = list(studies.run_study(again, SPACE, {SOURCE: RECIPE}, material, Limits(2, None), 1))
+    assert [row.state for row in studies.rows(again)] == ["COMPLETE", "COMPLETE"], events
 
 
 def test_a_study_begun_with_something_else_is_refused_naming_it(tmp_path: Path) -> None:
