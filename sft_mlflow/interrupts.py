@@ -25,6 +25,7 @@ def uninterrupted() -> Iterator[None]:
     def later(number: int, frame: FrameType | None) -> None:
         if number in waiting:
             handlers[number](number, frame)
+            return
         waiting.append(number)
 
     try:

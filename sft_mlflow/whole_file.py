@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_PARTIAL = ".partial"
 
 
 @contextmanager
@@ -45,9 +48,20 @@ def take_place(new: Path, path: Path) -> None:
         _remove(aside)
 
 
+def remove_abandoned(folder: Path, older_than_seconds: float = 0.0) -> None:
+    """Remove what writers that were killed have left half-written in a folder.
+
+    older_than_seconds: by when a file that is still being written would have been touched.
+    """
+    for left in folder.glob(f"*{_PARTIAL}"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime >= older_than_seconds:
+                _remove(left)
+
+
 def _beside(path: Path) -> Path:
     # By process, since workers may write the same file at once; the last one wins.
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    return path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
 
 
 def _remove(path: Path) -> None:

@@ -5,10 +5,10 @@ data -> sources and their probes -> study -> best trial on the test side -> regi
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -89,6 +89,7 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
     ladders = {
         uri: _ladder(options, task, source_of(uri, fetched.get(uri))) for uri in options.source
     }
+    given = studies.open_storage(options.storage) if options.storage else None
     loaded = _load(options, task, observer)
     of_task = "" if task == "classification" else f"-{task}"
     model_name = options.model_name or f"sft-{short_name(loaded.manifest.name)}{of_task}"
@@ -98,8 +99,8 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
     # The budget may be less than what earlier studies left.
     store.make_room()
     material = Material(task, loaded.manifest, folder, device, fetched, store, options.reuse)
-    storage = options.storage or f"sqlite:///{folder / 'study.db'}"
     with opening.alone(folder, name):
+        storage = given or studies.open_storage(f"sqlite:///{folder / 'study.db'}")
         if (folder / TRIALS).exists() and not studies.is_known(name, storage):
             raise OptionsError(
                 f"--study {name}: {folder} holds its trials, but the storage knows none. Give the "
@@ -155,26 +156,30 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
                 ancestors=ancestors,
                 best=before.value if before else None,
             )
+            events = studies.run_study(
+                study,
+                settled.space,
+                {
+                    uri: settling.recipe_of(options, settled.recipe, prepared)
+                    for uri, prepared in settled.prepared.items()
+                },
+                material,
+                limits,
+                options.workers,
+            )
             try:
-                for event in studies.run_study(
-                    study,
-                    settled.space,
-                    {
-                        uri: settling.recipe_of(options, settled.recipe, prepared)
-                        for uri, prepared in settled.prepared.items()
-                    },
-                    material,
-                    limits,
-                    options.workers,
-                ):
-                    mirror(event)
-                    observer(event)
+                # However it ends, no trial runs any more before their runs are ended.
+                with contextlib.closing(events):
+                    for event in events:
+                        mirror(event)
+                        observer(event)
             finally:
                 mirror.close("KILLED")
             ended = Ended(
                 options=options,
                 loaded=loaded,
                 settled=settled,
+                limits=limits,
                 rows=studies.rows(study),
                 importance=studies.importance(study),
                 folder=folder,
@@ -187,7 +192,7 @@ def finetune(options: FinetuneOptions, observer: Observer = unobserved) -> closi
             return closing.close_study(ended, outbox, parent, observer)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _told_how_to_go_on(command: str, observer: Observer) -> Iterator[None]:
     """Tells the observer, where Ctrl-C ends the block, by which command the study goes on."""
     try:

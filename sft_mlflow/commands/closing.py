@@ -13,12 +13,10 @@ from sft_mlflow.commands.settling import CLOSING_SECONDS
 from sft_mlflow.commands.study_report import Ended, Outcome, study_report, test_figures, worthless
 from sft_mlflow.data.manifest import Manifest
 from sft_mlflow.errors import TrackingError
-from sft_mlflow.options import FinetuneOptions
 from sft_mlflow.report.html import render
 from sft_mlflow.report.tables import StudyReport
 from sft_mlflow.report.text import summary_lines
-from sft_mlflow.search.space import Space
-from sft_mlflow.search.study import Row
+from sft_mlflow.search.study import MOST_TRIALS, Limits, Row
 from sft_mlflow.sources import model_folder
 from sft_mlflow.tasks.figures import TestFigures
 from sft_mlflow.tracking import fetch, messages, promotion, runs
@@ -75,7 +73,7 @@ def close_study(
         notes=(
             *warnings,
             *remarks(ended.settled.prepared),
-            *cut_short(ended.options, ended.settled.space, len(ended.rows)),
+            *cut_short(ended.limits, len(ended.rows)),
             *(f"the tracking server refused {what}" for what in outbox.refused),
         ),
         seconds=time.monotonic() - ended.begun,
@@ -107,13 +105,12 @@ def remarks(prepared: Mapping[str, Prepared]) -> list[str]:
     ]
 
 
-def cut_short(options: FinetuneOptions, space: Space, done: int) -> tuple[str, ...]:
-    """What to say where the budget ended the search before the trials that were asked for."""
-    wanted = min(options.trials or 0, space.points)
-    if options.budget_minutes is None or done >= wanted:
+def cut_short(limits: Limits, done: int) -> tuple[str, ...]:
+    """What to say where the budget ended the search before the trials that were wanted."""
+    if limits.deadline is None or done >= limits.trials or limits.trials == MOST_TRIALS:
         return ()
     return (
-        f"the budget ended the search after {done} of {wanted:.0f} trials; more of it, with the "
+        f"the budget ended the search after {done} of {limits.trials} trials; more of it, with the "
         "same study, goes on",
     )
 

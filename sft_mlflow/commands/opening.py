@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sft_mlflow.data.loading import Loaded, save_manifest
-from sft_mlflow.errors import OptionsError, TrackingError
+from sft_mlflow.errors import OptionsError
 from sft_mlflow.options import FinetuneOptions
 from sft_mlflow.tracking import messages, runs
 from sft_mlflow.tracking.datasets import dataset_of
@@ -50,16 +50,16 @@ def tracked(
     with guarded(client.tracking_uri, parent.experiment_id, parent.run_id):
         try:
             runs.adopt(client, folder, parent)
-        except TrackingError:
-            client.set_terminated(parent.run_id, status)
+            outbox = Outbox(
+                folder,
+                messages.Delivery(client, parent.experiment_id),
+                # Children are made under the parent of this invocation, whoever queued them; what
+                # is said of a parent is said of that one.
+                {messages.PARENT: parent.run_id, parent.run_id: parent.run_id},
+            )
+        except BaseException as error:
+            runs.end_after(client, parent.run_id, error)
             raise
-        outbox = Outbox(
-            folder,
-            messages.Delivery(client, parent.experiment_id),
-            # Children are made under the parent of this invocation, whoever queued them; what is
-            # said of a parent is said of that one.
-            {messages.PARENT: parent.run_id, parent.run_id: parent.run_id},
-        )
         try:
             yield outbox, parent
             status = "FINISHED"

@@ -203,10 +203,12 @@ def limits_of(options: FinetuneOptions, loaded: Loaded, settled: Settled, begun:
 
     Raises OptionsError where nothing of the budget is left.
     """
+    points, timed = settled.space.points, options.budget_minutes is not None
+    default = studies.MOST_TRIALS if timed or points < math.inf else DEFAULT_TRIALS
+    # Once each point was tried, another trial would be one that was.
+    trials = int(min(options.trials or default, points))
     if options.budget_minutes is None:
-        points = settled.space.points
-        wanted = DEFAULT_TRIALS if points == math.inf else int(points)
-        return Limits(options.trials or wanted, None)
+        return Limits(trials, None)
     slowest = max(p.seconds_an_image for p in settled.prepared.values())
     linear = TASKS[loaded.manifest.task].learning.is_linear
     # The test side is read from its files; trials that are stopped still validate once or twice.
@@ -220,7 +222,7 @@ def limits_of(options: FinetuneOptions, loaded: Loaded, settled: Settled, begun:
             f"reading the data, the probe and the evaluation take "
             f"{(time.monotonic() - begun + testing + CLOSING_SECONDS) / 60:.1f} minutes."
         )
-    return Limits(options.trials or studies.MOST_TRIALS, deadline)
+    return Limits(trials, deadline)
 
 
 def _prepared(

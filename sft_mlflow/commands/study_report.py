@@ -22,7 +22,7 @@ from sft_mlflow.options import FinetuneOptions, PromoteOptions, ScoreOptions, pa
 from sft_mlflow.report import wording
 from sft_mlflow.report.tables import DataTable, NextStep, StudyReport, TrialRow
 from sft_mlflow.scoring.exports import FOLDERS
-from sft_mlflow.search.study import Row
+from sft_mlflow.search.study import Limits, Row
 from sft_mlflow.sources import model_folder
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.tasks.base import Frame
@@ -43,6 +43,7 @@ class Ended:
     options: FinetuneOptions
     loaded: Loaded
     settled: Settled
+    limits: Limits
     rows: tuple[Row, ...]
     importance: Mapping[str, float]
     folder: Path

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -109,7 +110,8 @@ def measure(road: Road, samples: Sequence[Sample], views: Views, scratch: Path) 
     """
     few = np.arange(min(SAMPLE_IMAGES, len(samples)))
     points = road.points(road.network.full_depth)
-    store = Store(scratch, budget_bytes=2**40)
+    # A few rows for a moment: they drive nobody's out, and what was not written has no price.
+    store = Store(scratch, budget_bytes=sys.maxsize, reserve_bytes=0)
     live = Chain(samples, road, views, store, kept=())
     decode = _seconds_of(lambda: live.values(few, 0, 0)) / len(few)
     pixels = live.values(few, 0, 0)

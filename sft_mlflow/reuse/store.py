@@ -31,11 +31,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sft_mlflow.whole_file import whole_file
+from sft_mlflow.whole_file import remove_abandoned, whole_file
 
 # Rows are gathered until they fill a block.
 BLOCK_BYTES = 32 * 2**20
 _BLOCK = ".safetensors"
+# Of the disk, for what cannot be made again: checkpoints, models, messages, other programs' files.
+RESERVE_BYTES = 2**30
 # In the metadata of blocks whose rows lie so.
 _CHANNELS_LAST = "channels_last"
 # A shelf that was read or written so lately is in use, perhaps by another process; readers say so
@@ -56,23 +58,29 @@ def keys_of(names: Sequence[str]) -> Keys:
 
 @dataclass(frozen=True)
 class Store:
-    """All shelves below a folder, which together take no more than that many bytes."""
+    """All shelves below a folder, which together take no more than that many bytes.
+
+    reserve_bytes: what they leave of the disk.
+    """
 
     folder: Path
     budget_bytes: int
+    reserve_bytes: int = RESERVE_BYTES
 
     def shelf(self, address: Mapping[str, object]) -> Shelf:
         """The shelf of what the address describes: all that its rows depend on but the image."""
         text = json.dumps(address, sort_keys=True)
         folder = self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
         if folder.is_dir():
-            _sweep(folder)
+            remove_abandoned(folder, _ABANDONED_SECONDS)
         return Shelf(self, folder, text)
 
     @property
     def room_bytes(self) -> int:
         """What can be had beside the shelves that are in use."""
-        return max(0, self.budget_bytes - sum(one.size for one in self._survey() if one.in_use))
+        shelves = self._survey()
+        in_use = sum(one.size for one in shelves if one.in_use)
+        return max(0, self._limit(sum(one.size for one in shelves)) - in_use)
 
     def make_room(self, wanted: int = 0) -> bool:
         """Whether so many bytes fit, once shelves that were longest of no use are gone.
@@ -83,15 +91,21 @@ class Store:
         """
         shelves = self._survey()
         used = sum(one.size for one in shelves)
-        fits = sum(one.size for one in shelves if one.in_use) + wanted <= self.budget_bytes
+        limit = self._limit(used)
+        fits = sum(one.size for one in shelves if one.in_use) + wanted <= limit
         for one in shelves:
-            enough = used + (wanted if fits else 0) <= self.budget_bytes
+            enough = used + (wanted if fits else 0) <= limit
             if enough or (one.in_use and used <= self.budget_bytes):
                 break
             # Whoever reads it finds its rows missing, and makes them again.
             shutil.rmtree(one.folder, ignore_errors=True)
             used -= one.size
-        return used + wanted <= self.budget_bytes
+        return used + wanted <= limit
+
+    def _limit(self, used: int) -> int:
+        """What all shelves may take, which take `used` now: the budget, or what the disk has."""
+        there = next(path for path in (self.folder, *self.folder.parents) if path.is_dir())
+        return min(self.budget_bytes, used + shutil.disk_usage(there).free - self.reserve_bytes)
 
     def _survey(self) -> list[_Used]:
         """All shelves, longest of no use first."""
@@ -149,8 +163,11 @@ class Shelf:
             at = self._index.blocks[number]
             try:
                 parts.append((where, at.read(keys[where], row[where])))
-            except (OSError, CorruptedError):
-                # Evicted by another process, or damaged: all of it is made again.
+            except OSError:
+                # Evicted by another process, or out of reach just now: these rows are made again.
+                found[where], lost = False, True
+            except CorruptedError:
+                # All of it is made again.
                 at.path.unlink(missing_ok=True)
                 found[where], lost = False, True
         if lost:
@@ -262,9 +279,9 @@ class _Block:
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 begin = json.loads(file.read(length))["rows"]["data_offsets"][0]
-        except FileNotFoundError:
+        except OSError:
             return None
-        except (SafetensorError, OSError, ValueError, KeyError):
+        except (SafetensorError, ValueError, KeyError):
             path.unlink(missing_ok=True)
             return None
         return cls(
@@ -375,14 +392,6 @@ def _checksum_of_kind(rows: Tensor, channels_last: bool) -> int:
 def _checksum(begun: int, key: NDArray[np.uint64], row: memoryview) -> int:
     """Of the row under its key, so that a damaged key or header is noticed too."""
     return zlib.crc32(row, zlib.crc32(key.tobytes(), begun))
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written."""
-    for partial in folder.glob("*.partial"):
-        with suppress(FileNotFoundError):
-            if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
-                partial.unlink()
 
 
 def size_bytes(folder: Path) -> int:

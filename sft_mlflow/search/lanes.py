@@ -12,8 +12,9 @@ import multiprocessing.resource_tracker
 import os
 import signal
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +26,9 @@ from sft_mlflow.errors import SftError, TrialError
 from sft_mlflow.training.events import FitEnded, FitEvent
 from sft_mlflow.training.recipe import Recipe
 from sft_mlflow.training.trial import Material, run_trial
+
+# For workers in the middle of a step, once they are not wanted any more.
+PATIENCE_SECONDS = 5.0
 
 
 class WorkerDiedError(TrialError):
@@ -42,9 +46,6 @@ class Lane(Protocol):
 
     def answer(self, stop: bool) -> None:
         """Let the trial go on, or end with what it has."""
-
-    def close(self) -> None:
-        """End whatever runs there."""
 
 
 class LocalLane:
@@ -69,9 +70,6 @@ class LocalLane:
     def answer(self, stop: bool) -> None:
         """Keep the answer until the trial gets on."""
         self._stop = stop
-
-    def close(self) -> None:
-        """Nothing runs while nobody asks for events."""
 
 
 class ProcessLane:
@@ -105,10 +103,13 @@ class ProcessLane:
         with suppress(OSError):
             self.connection.send(stop)
 
-    def close(self) -> None:
-        """End the worker."""
+    def dismiss(self) -> None:
+        """Let the worker end when it next asks or tells."""
         self.connection.close()
-        self._process.join(timeout=5)
+
+    def end(self, patience_seconds: float) -> None:
+        """Wait so long for the dismissed worker, and no longer."""
+        self._process.join(patience_seconds)
         self._process.kill()
         self._process.join()
 
@@ -131,12 +132,24 @@ class ProcessLane:
         theirs.close()
 
 
-def open_lanes(material: Material, workers: int) -> Sequence[Lane]:
-    """One lane a worker; a single one needs no process of its own."""
+@contextmanager
+def open_lanes(material: Material, workers: int) -> Iterator[Sequence[Lane]]:
+    """One lane a worker, each ended with the block; a single one needs no process of its own."""
     if workers == 1:
-        return [LocalLane(material)]
+        yield [LocalLane(material)]
+        return
     threads = max(1, torch.get_num_threads() // workers)
-    return [ProcessLane(material, threads) for _ in range(workers)]
+    lanes: list[ProcessLane] = []
+    try:
+        for _ in range(workers):
+            lanes.append(ProcessLane(material, threads))
+        yield lanes
+    finally:
+        for lane in lanes:
+            lane.dismiss()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        for lane in lanes:
+            lane.end(max(0.0, deadline - time.monotonic()))
 
 
 def ready(lanes: Sequence[Lane]) -> list[Lane]:
@@ -153,7 +166,8 @@ def _work(connection: Connection, material: Material, threads: int) -> None:
     runtime.tune()
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with suppress(EOFError, OSError):
+    # That is what a parent that is gone looks like.
+    with suppress(EOFError, ConnectionError):
         while True:
             recipe, folder = connection.recv()
             try:

@@ -1,23 +1,25 @@
 """The study: asks Optuna for trials, runs them, tells it what came of them, survives crashes.
 
 Optuna's storage is the truth about trials; only this process talks to it, however many workers
-run trials. Ctrl-C never comes in the middle of a question to it: the transaction would stay open,
-and sqlite locked for what is still to be said of the trials that were running.
+run trials.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState as State
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from sft_mlflow.errors import OptionsError, TrackingError, TrialError
+from sft_mlflow.errors import OptionsError, TrackingError, TrialError, first_line
 from sft_mlflow.interrupts import uninterrupted
 from sft_mlflow.search.events import StudyEvent, TrialEnded, TrialEvent, TrialStarted, TrialState
 from sft_mlflow.search.lanes import Lane, WorkerDiedError, open_lanes, ready
@@ -33,8 +35,8 @@ STARTUP_TRIALS = 5
 PRUNE_BELOW_PERCENTILE = 75.0
 # After the first epoch the learning rate has hardly risen, and who is behind says nothing yet.
 PRUNE_FROM_EPOCH = 2
-# A trial whose process dies again and again (out of memory) is given up.
-ATTEMPTS = 3
+# A trial whose process dies so often (out of memory) is given up.
+DEATHS = 3
 MOST_TRIALS = 10_000
 # Folder of the trials' folders, below the study's.
 TRIALS = "trials"
@@ -42,6 +44,7 @@ TRIALS = "trials"
 _FINGERPRINT = "fingerprint"
 _FOLDER = "folder"
 _ATTEMPT = "attempt"
+_DEATHS = "deaths"
 _PLAN = "plan"
 _RETRIED = "retried"
 _REASON = "reason"
@@ -75,10 +78,41 @@ class Row:
     metrics: Mapping[str, float]
 
 
-@uninterrupted()
+@contextmanager
+def _asking() -> Iterator[None]:
+    """A question to the storage. Ctrl-C waits for its end; its failure is a TrackingError.
+
+    A question that is torn apart leaves its transaction open, and sqlite locked for what is still
+    to be said of the trials that were running.
+    """
+    with uninterrupted():
+        try:
+            yield
+        except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+            raise TrackingError(
+                f"the study's storage does not answer ({first_line(error)}). Once it does, the "
+                f"same command goes on."
+            ) from error
+
+
+@_asking()
+def open_storage(url: str) -> BaseStorage:
+    """The storage of studies at that URL. Raises OptionsError and TrackingError."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return optuna.storages.get_storage(url)
+    except (ArgumentError, ImportError, ValueError) as error:
+        raise OptionsError(
+            # Without the URL, in which there may be a password.
+            f"--storage: cannot be opened ({first_line(error)}). Write it like "
+            f"sqlite:////folder/study.db or postgresql://user:password@host/database."
+        ) from error
+
+
+@_asking()
 def open_study(
     name: str,
-    storage: str,
+    storage: BaseStorage,
     fingerprint: Mapping[str, str],
     *,
     seed: int,
@@ -90,24 +124,20 @@ def open_study(
     fingerprint: what must be the same for the results to be comparable. Raises OptionsError that
     names what changed.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.create_study(
-            study_name=name,
-            storage=storage,
-            pruner=optuna.pruners.PercentilePruner(
-                PRUNE_BELOW_PERCENTILE,
-                n_startup_trials=STARTUP_TRIALS,
-                n_warmup_steps=PRUNE_FROM_EPOCH,
-                n_min_trials=3,
-            )
-            if prune
-            else optuna.pruners.NopPruner(),
-            direction="maximize",
-            load_if_exists=True,
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        pruner=optuna.pruners.PercentilePruner(
+            PRUNE_BELOW_PERCENTILE,
+            n_startup_trials=STARTUP_TRIALS,
+            n_warmup_steps=PRUNE_FROM_EPOCH,
+            n_min_trials=3,
         )
-    except optuna.exceptions.StorageInternalError as error:
-        raise TrackingError(f"--storage {storage}: cannot be opened ({error}).") from error
+        if prune
+        else optuna.pruners.NopPruner(),
+        direction="maximize",
+        load_if_exists=True,
+    )
     with warnings.catch_warnings():
         # Both are what Optuna's own guide recommends for conditional and for parallel search.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -134,31 +164,28 @@ def open_study(
     return study
 
 
-@uninterrupted()
-def is_known(name: str, storage: str) -> bool:
-    """Whether the storage holds a study of that name. Raises TrackingError if it does not open."""
-    try:
-        return name in optuna.get_all_study_names(storage)
-    except optuna.exceptions.StorageInternalError as error:
-        raise TrackingError(f"--storage {storage}: cannot be opened ({error}).") from error
+@_asking()
+def is_known(name: str, storage: BaseStorage) -> bool:
+    """Whether the storage holds a study of that name."""
+    return name in optuna.get_all_study_names(storage)
 
 
-@uninterrupted()
 def enqueue_first(study: optuna.Study, space: Space) -> None:
     """Queue the trials that the space begins with, as far as the study does not have them."""
     for params, attributes in space.first()[len(study.get_trials(deepcopy=False)) :]:
-        study.enqueue_trial(params, user_attrs=attributes)
+        # Each is a question of its own: there may be thousands.
+        with _asking():
+            study.enqueue_trial(params, user_attrs=attributes)
 
 
-@uninterrupted()
+@_asking()
 def requeue_interrupted(study: optuna.Study) -> list[int]:
     """Numbers of the interrupted trials that are queued to go on.
 
     Those that a dead process left running are failed and queued first. Only to be called while no
     other process runs this study.
     """
-    for trial in study.get_trials(states=(State.RUNNING,), deepcopy=False):
-        _fail_and_retry(study, trial)
+    _fail_and_retry_running(study, died=True)
     queued = study.get_trials(states=(State.WAITING,), deepcopy=False)
     return [t.user_attrs[_RETRIED] for t in queued if _RETRIED in t.user_attrs]
 
@@ -170,49 +197,59 @@ def run_study(
     material: Material,
     limits: Limits,
     workers: int,
-) -> Iterator[StudyEvent]:
-    """Events of all trials until a limit is reached or the space is exhausted.
+) -> Generator[StudyEvent, None, None]:
+    """Events of all trials until a limit is reached.
 
     settings: for each source the recipe of its trials; what is searched is replaced.
     """
-    lanes = open_lanes(material, workers)
+    try:
+        with open_lanes(material, workers) as lanes:
+            yield from _trials(study, space, settings, material, limits, lanes)
+    finally:
+        # Reached with trials still running when the consumer stops or an error passes through.
+        _fail_and_retry_running(study, died=False)
+
+
+def _trials(
+    study: optuna.Study,
+    space: Space,
+    settings: Mapping[str, Recipe],
+    material: Material,
+    limits: Limits,
+    lanes: Sequence[Lane],
+) -> Iterator[StudyEvent]:
     running: dict[Lane, _Running] = {}
     # Asked again only when a trial has ended: it is a question to the storage.
     may_start = True
-    try:
-        while True:
-            for lane in lanes:
-                if lane in running or not may_start:
-                    continue
-                with uninterrupted():
-                    may_start = _may_start(study, space, limits, len(running))
-                    if may_start:
-                        trial = study.ask()
-                        running[lane] = _begin(study, trial, space, settings, material, lane)
-                if may_start:
-                    yield running[lane].started
-            if not running:
-                return
-            for lane in ready(list(running)):
-                at = running[lane]
-                events = _advance(study, at, limits)
-                # Told only when whoever listens has taken it down: a trial that Optuna knows to be
-                # over is never run again.
-                yield from events
-                if isinstance(events[-1], TrialEnded):
-                    with uninterrupted():
-                        _tell(study, at, events[-1])
-                        del running[lane]
-                    may_start = True
-    finally:
+    while True:
         for lane in lanes:
-            lane.close()
-        # Reached with trials still running when the consumer stops or an error passes through.
-        for unfinished in running.values():
-            _fail_and_retry(study, study.trials[unfinished.trial.number])
+            if lane in running or not may_start:
+                continue
+            may_start = _may_start(study, limits, len(running))
+            if may_start:
+                with _asking():
+                    trial = study.ask()
+                    running[lane] = _begin(study, trial, space, settings, material, lane)
+                yield running[lane].started
+        if not running:
+            return
+        for lane in ready(list(running)):
+            at = running[lane]
+            events = _advance(study, at, limits)
+            # Told only when whoever listens has taken it down: a trial that Optuna knows to be
+            # over is never run again.
+            yield from events
+            if isinstance(events[-1], TrialEnded):
+                with _asking():
+                    _tell(study, at, events[-1])
+                del running[lane]
+                may_start = True
+                if not at.retry:
+                    # They have served.
+                    Checkpoints(at.started.folder).remove()
 
 
-@uninterrupted()
+@_asking()
 def rows(study: optuna.Study) -> tuple[Row, ...]:
     """Every trial that was not tried again, in the order of their numbers."""
     trials = study.get_trials(deepcopy=False)
@@ -224,7 +261,7 @@ def rows(study: optuna.Study) -> tuple[Row, ...]:
             value=max(trial.intermediate_values.values(), default=None),
             plan=Plan(**trial.user_attrs[_PLAN]),
             folder=Path(trial.user_attrs[_FOLDER]),
-            reason=trial.user_attrs.get(_REASON),
+            reason=trial.user_attrs.get(_REASON, _reason(trial)),
             seconds=trial.user_attrs.get(_SECONDS, 0.0),
             values=trial.intermediate_values,
             metrics=trial.user_attrs.get(_METRICS, {}),
@@ -236,7 +273,8 @@ def rows(study: optuna.Study) -> tuple[Row, ...]:
 
 def importance(study: optuna.Study) -> dict[str, float]:
     """Share of each dimension in the spread of the objective; empty where that cannot be told."""
-    trials = [t for t in study.get_trials(deepcopy=False) if t.state == State.COMPLETE]
+    with _asking():
+        trials = study.get_trials(states=(State.COMPLETE,), deepcopy=False)
     searched = [t for t in trials if t.params]
     names = sorted(set.intersection(*(set(t.params) for t in searched))) if searched else []
     varied = [n for n in names if len({t.params[n] for t in searched}) > 1]
@@ -285,7 +323,7 @@ def _begin(
 
 def _advance(study: optuna.Study, at: _Running, limits: Limits) -> list[StudyEvent]:
     """The next event of a running trial and, last, its end if that follows from it."""
-    number = at.trial.number
+    number, epochs = at.trial.number, at.started.recipe.epochs
     try:
         event = at.lane.next()
     except WorkerDiedError as error:
@@ -294,7 +332,10 @@ def _advance(study: optuna.Study, at: _Running, limits: Limits) -> list[StudyEve
         return [_end(at, State.FAIL, None, str(error))]
     if isinstance(event, EpochEnded):
         _report(at, event)
-    if isinstance(event, EpochEnded | StepEnded | StoreFilled) and not at.stop and _is_late(limits):
+    more = isinstance(event, StepEnded | StoreFilled) or (
+        isinstance(event, EpochEnded) and event.epoch < epochs
+    )
+    if more and not at.stop and _is_late(limits):
         at.stop, at.reason = True, "the budget was used up"
     if not isinstance(event, FitEnded):
         at.lane.answer(at.stop)
@@ -304,7 +345,7 @@ def _advance(study: optuna.Study, at: _Running, limits: Limits) -> list[StudyEve
     return [TrialEvent(number, event), _end(at, at.state, event.value, at.reason)]
 
 
-@uninterrupted()
+@_asking()
 def _report(at: _Running, event: EpochEnded) -> None:
     at.trial.report(event.value, event.epoch)
     if all(event.value > earlier for earlier in at.values):
@@ -323,39 +364,58 @@ def _end(at: _Running, state: State, value: float | None, reason: str | None) ->
 
 
 def _lost(at: _Running, reason: str) -> TrialEnded:
-    at.retry = at.started.attempt < ATTEMPTS
+    at.retry = _deaths(at.trial) + 1 < DEATHS
     if at.retry:
         reason = f"{reason}; it goes on from its checkpoint as another trial"
     return _end(at, State.FAIL, None, reason)
 
 
 def _tell(study: optuna.Study, at: _Running, ended: TrialEnded) -> None:
-    """Let Optuna know how the trial ended; its checkpoints have served then."""
+    """Let Optuna know how the trial ended."""
     at.trial.set_user_attr(_SECONDS, ended.seconds)
     at.trial.set_user_attr(_METRICS, at.metrics)
     if ended.reason is not None:
         at.trial.set_user_attr(_REASON, ended.reason)
     if at.retry:
-        _fail_and_retry(study, study.trials[at.trial.number])
+        _fail_and_retry(study, study.get_trials(deepcopy=False)[at.trial.number], died=True)
         return
     complete = ended.state == "COMPLETE"
     study.tell(at.trial, ended.value if complete else None, state=State[ended.state])
-    Checkpoints(at.started.folder).remove()
 
 
-def _fail_and_retry(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+@_asking()
+def _fail_and_retry_running(study: optuna.Study, *, died: bool) -> None:
+    """The same of all trials that the storage calls running, none of which is."""
+    for trial in study.get_trials(states=(State.RUNNING,), deepcopy=False):
+        _fail_and_retry(study, trial, died=died)
+
+
+def _fail_and_retry(study: optuna.Study, trial: optuna.trial.FrozenTrial, *, died: bool) -> None:
     """Fail a trial that was interrupted, and queue it again to go on from its checkpoint.
 
     Queued first: dying in between costs no trial, and what is queued already is not queued twice.
+    died: whether its process did, which it may do so often and no more.
     """
     queued = {t.user_attrs.get(_RETRIED) for t in study.get_trials(deepcopy=False)}
-    if trial.number not in queued:
+    deaths = _deaths(trial) + died
+    if trial.number not in queued and deaths < DEATHS:
         kept = {k: v for k, v in trial.user_attrs.items() if k in (PROBE, _FOLDER)}
-        attempt = trial.user_attrs.get(_ATTEMPT, 1) + 1
+        kept |= {_ATTEMPT: trial.user_attrs.get(_ATTEMPT, 1) + 1, _DEATHS: deaths}
         # A trial that was killed before it asked for its parameters has those it was queued with.
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        study.enqueue_trial(params, user_attrs={**kept, _ATTEMPT: attempt, _RETRIED: trial.number})
+        study.enqueue_trial(params, user_attrs={**kept, _RETRIED: trial.number})
     study.tell(trial.number, state=State.FAIL)
+
+
+def _deaths(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
+    """How often the process of its earlier attempts died."""
+    deaths: int = trial.user_attrs.get(_DEATHS, 0)
+    return deaths
+
+
+def _reason(trial: optuna.trial.FrozenTrial) -> str | None:
+    """Why it ended, where nobody was left to say so."""
+    return f"its process died {DEATHS} times" if trial.state == State.FAIL else None
 
 
 def _name(state: State) -> TrialState:
@@ -367,8 +427,5 @@ def _is_late(limits: Limits) -> bool:
     return limits.deadline is not None and time.monotonic() >= limits.deadline
 
 
-def _may_start(study: optuna.Study, space: Space, limits: Limits, running: int) -> bool:
-    if _is_late(limits):
-        return False
-    # With nothing to vary, another trial would be one that was.
-    return len(rows(study)) + running < min(limits.trials, space.points)
+def _may_start(study: optuna.Study, limits: Limits, running: int) -> bool:
+    return not _is_late(limits) and len(rows(study)) + running < limits.trials

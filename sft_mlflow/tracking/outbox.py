@@ -168,12 +168,8 @@ class Outbox:
                     return
                 message = self._queue[0]
             try:
-                learnt = self._deliver(message, self.ids, again)
+                self._deliver_one(message, again)
             except _EXPECTED as error:
-                if is_lasting(error):
-                    _log.warning("MLflow refused %s: %s", message["kind"], error)
-                    self._advance({}, f"{message['kind']}: {error}")
-                    continue
                 again = True
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 self.problem = first_line(error)
@@ -183,15 +179,23 @@ class Outbox:
             again = False
             pause = FIRST_PAUSE_SECONDS
             self.problem = None
-            self._advance(learnt, None)
 
-    def _advance(self, learnt: Mapping[str, str], refused: str | None) -> None:
+    def _deliver_one(self, message: Message, again: bool) -> None:
+        """Deliver the first message of the queue. Raises what may go by, a full disk too."""
+        learnt: Mapping[str, str] = {}
+        refused = list(self.refused)
+        try:
+            learnt = self._deliver(message, self.ids, again)
+        except _EXPECTED as error:
+            if not is_lasting(error):
+                raise
+            _log.warning("MLflow refused %s: %s", message["kind"], error)
+            refused.append(f"{message['kind']}: {error}")
         with self._changed:
-            self._state.count += 1
-            self._state.ids.update(learnt)
-            if refused is not None:
-                self._state.refused.append(refused)
-            _write_state(self._state_path, self._state)
+            before = self._state
+            state = Delivered(before.count + 1, {**before.ids, **learnt}, refused)
+            _write_state(self._state_path, state)
+            self._state = state
             self._queue.pop(0)
             self._changed.notify_all()
 

@@ -32,7 +32,7 @@ from sft_mlflow.errors import TrackingError, first_line
 from sft_mlflow.tracking import outbox
 from sft_mlflow.tracking.datasets import DIGEST_LENGTH
 from sft_mlflow.tracking.fetch import ModelReference
-from sft_mlflow.tracking.messages import LONGEST_PARAM, PARENT, shortened
+from sft_mlflow.tracking.messages import KEY, LONGEST_PARAM, PARENT, shortened
 from sft_mlflow.tracking.outbox import is_lasting, now
 
 
@@ -79,16 +79,21 @@ def single(
         yield run_id
         client.set_terminated(run_id, "FINISHED")
     except BaseException as error:
-        # A server that is away already has its error; another one would hide it.
-        with suppress(MlflowException, RequestException):
-            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-            client.set_terminated(run_id, status)
+        end_after(client, run_id, error)
         if not isinstance(error, MlflowException | RequestException):
             raise
         text = f"does not answer any more ({first_line(error)}). The same command goes on."
         if is_lasting(error):
             text = f"refuses this ({first_line(error)}). Look at its log, and at what is before it."
         raise TrackingError(f"{client.tracking_uri}: {text} What was done is kept.") from error
+
+
+def end_after(client: MlflowClient, run_id: str, error: BaseException) -> None:
+    """End a run whose work ended in that error."""
+    # A server that is away has its error already; another one would hide it.
+    with suppress(MlflowException, RequestException):
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        client.set_terminated(run_id, status)
 
 
 def log_scored_input(client: MlflowClient, run_id: str, uri: str, digest: str) -> None:
@@ -133,9 +138,10 @@ def adopt(client: MlflowClient, folder: Path, parent: ParentRun) -> None:
     if earlier is None or earlier == parent.run_id:
         return
     try:
-        # Found by their tag: the last one may have been made and not been noted. What a user has
-        # deleted is not among them.
-        query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{earlier}'"
+        # Found by their tag: the last one may have been made and not been noted, and some may be
+        # under a parent whose invocation ended in the middle of this. What a user has deleted is
+        # not among them.
+        query = f"tags.`{KEY}` LIKE '{ids[outbox.OUTBOX]}/%'"
         experiment = client.get_run(earlier).info.experiment_id
         for child in _all_runs(client, experiment, query):
             client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, parent.run_id)

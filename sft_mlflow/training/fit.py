@@ -145,7 +145,7 @@ def fit(
             if not math.isfinite(losses[-1]):
                 raise TrialError(
                     f"the loss became {losses[-1]} at epoch {epoch}, step {step}, with learning "
-                    f"rate {recipe.lr:g}. Lower --lr-max."
+                    f"rate {recipe.lr:g}. Lower it (--lr, --lr-max)."
                 )
             with one_thread():
                 nn.utils.clip_grad_norm_(parameters, recipe.clip, foreach=True)

@@ -43,7 +43,7 @@ from sft_mlflow.training.head_start import HeadStart
 from sft_mlflow.training.precision import Arithmetic
 from sft_mlflow.training.randomness import keyed
 from sft_mlflow.training.recipe import Recipe
-from sft_mlflow.whole_file import whole_file
+from sft_mlflow.whole_file import remove_abandoned, whole_file
 
 MODEL = "model"
 # Of the answers of the trial's model to the validation side, before calibration.
@@ -67,7 +67,7 @@ class Material:
     reuse: bool
 
     def source(self, uri: str) -> SourceModel:
-        """The source of that URI, read once."""
+        """The source of that URI."""
         return source_of(uri, self.fetched.get(uri))
 
     def frame(self, preprocessing: Preprocessing) -> Frame:
@@ -100,6 +100,9 @@ def run_trial(
     Answer an event with True to stop: what was best until then becomes the model.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # Of an attempt whose process was killed: the model's folder goes to the server as it is.
+    for below in (folder, folder / MODEL):
+        remove_abandoned(below)
     device = material.device
     arithmetic = Arithmetic(recipe.precision, device.type)
     source = material.source(recipe.source)
@@ -263,5 +266,5 @@ def network_at(
 
 @lru_cache(maxsize=4)
 def source_of(uri: str, fetched: Path | None) -> SourceModel:
-    """The source of that URI, read once. fetched: its folder, if a tracking server has it."""
+    """The source of that URI; the last few are kept. fetched: its folder, if a server has it."""
     return resolve(uri, fetched)

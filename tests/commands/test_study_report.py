@@ -11,8 +11,7 @@ import pytest
 from sft_mlflow.commands.closing import cut_short, remarks
 from sft_mlflow.commands.study_report import test_figures as figures_of
 from sft_mlflow.commands.study_report import worthless
-from sft_mlflow.options import FinetuneOptions, parse
-from sft_mlflow.search.space import Space
+from sft_mlflow.search.study import MOST_TRIALS, Limits
 from sft_mlflow.training.prepare import Prepared
 from tests.tracking import made_models
 
@@ -46,22 +45,18 @@ def test_no_model_is_better_than_one_answer_that_is_always_right(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("given", "done", "said"),
+    ("limits", "done", "said"),
     [
-        ({"trials": 8, "budget_minutes": 1}, 3, True),
-        ({"trials": 8, "budget_minutes": 1}, 8, False),
-        ({"budget_minutes": 1}, 3, False),
-        ({"trials": 8}, 3, False),
-        # There are no more than two to try.
-        ({"trials": 8, "budget_minutes": 1, "lr": "1e-3"}, 2, False),
+        (Limits(8, 60.0), 3, True),
+        (Limits(8, 60.0), 8, False),
+        (Limits(MOST_TRIALS, 60.0), 3, False),
+        (Limits(8, None), 3, False),
     ],
 )
 def test_trials_that_the_budget_did_not_reach_are_told(
-    given: dict[str, object], done: int, said: bool
+    limits: Limits, done: int, said: bool
 ) -> None:
-    options = parse(FinetuneOptions, {k: str(v) for k, v in given.items()})
-    space = Space({"s": (1,)}, ("s",), lr_min=1e-4, lr_max=1e-3, rates=options.lr or ())
-    assert bool(cut_short(options, space, done)) == said
+    assert bool(cut_short(limits, done)) == said
 
 
 def test_remarks_name_the_source_where_there_are_several() -> None:

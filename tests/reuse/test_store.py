@@ -263,6 +263,31 @@ def test_a_full_disk_ends_the_keeping_and_not_the_work(store: Store) -> None:
     assert not list(store.folder.rglob("*.partial"))
 
 
+def test_the_last_of_the_disk_is_left_for_other_files(store: Store) -> None:
+    filled(store, 0, last_use=0)
+    # No disk has so much.
+    careful = replace(store, reserve_bytes=2**60)
+    assert careful.room_bytes == 0
+    shelf = made(careful)
+    assert not shelf.takes_rows
+    assert blocks(store) == []
+
+
+def test_a_block_that_is_out_of_reach_for_a_moment_is_not_lost(store: Store) -> None:
+    shelf = made(store)
+    shelf.missing(keys_of(names(0, 6)))
+    [block] = blocks(store)
+    away = block.rename(store.folder / "away")
+    # Something that cannot be read.
+    block.mkdir()
+    _, found = shelf.read(keys_of(names(0, 6)))
+    assert not found.any()
+    block.rmdir()
+    away.rename(block)
+    _, found = shelf.read(keys_of(names(0, 6)))
+    assert found.all()
+
+
 def test_a_fill_that_is_killed_leaves_whole_blocks_only(store: Store) -> None:
     script = f"""
 import torch

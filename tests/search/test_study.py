@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,13 +14,15 @@ import sqlalchemy
 import torch
 
 from sft_mlflow.data.loading import load_manifest
-from sft_mlflow.errors import OptionsError
+from sft_mlflow.errors import OptionsError, SftError, TrackingError
 from sft_mlflow.reuse.store import Store
+from sft_mlflow.search import lanes
 from sft_mlflow.search import study as studies
 from sft_mlflow.search.events import TrialEnded, TrialEvent, TrialStarted
-from sft_mlflow.search.space import Space
+from sft_mlflow.search.space import Plan, Space
 from sft_mlflow.search.study import Limits
 from sft_mlflow.sources import model_folder
+from sft_mlflow.training.checkpoints import Checkpoints
 from sft_mlflow.training.events import EpochEnded, StepEnded
 from sft_mlflow.training.prepare import prepare
 from sft_mlflow.training.trial import Material
@@ -65,7 +67,7 @@ def material(make_material: Callable[[], Material]) -> Material:
 def opened(
     folder: Path, fingerprint: Mapping[str, str] = MappingProxyType({}), *, prune: bool = True
 ) -> optuna.Study:
-    storage = f"sqlite:///{folder / 'study.db'}"
+    storage = studies.open_storage(f"sqlite:///{folder / 'study.db'}")
     return studies.open_study("s", storage, fingerprint, seed=0, workers=1, prune=prune)
 
 
@@ -177,6 +179,98 @@ def test_a_study_begun_with_something_else_is_refused_naming_it(tmp_path: Path) 
     opened(tmp_path, {"data": "one"})
     with pytest.raises(OptionsError, match="data was 'one' and is now 'two'"):
         opened(tmp_path, {"data": "two"})
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("study.db", OptionsError),
+        ("nosuch://user:secret@host/database", OptionsError),
+        ("sqlite:////no/such/folder/study.db", TrackingError),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_refused_naming_it(
+    url: str, error: type[SftError]
+) -> None:
+    with pytest.raises(error, match=r"--storage: cannot be|unable to open database file"):
+        studies.open_storage(url)
+
+
+def test_a_storage_that_goes_away_ends_the_study_with_a_message(
+    material: Material, tmp_path: Path
+) -> None:
+    study = opened(tmp_path)
+    studies.enqueue_first(study, SPACE)
+    events = studies.run_study(study, SPACE, {SOURCE: RECIPE}, material, Limits(2, None), 1)
+    next(events)
+    (tmp_path / "study.db").write_bytes(b"")
+    with pytest.raises(TrackingError, match="the study's storage does not answer"):
+        list(events)
+
+
+def test_a_trial_whose_process_dies_three_times_is_given_up_and_ctrl_c_is_no_death(
+    tmp_path: Path,
+) -> None:
+    study = opened(tmp_path)
+    plan = {"plan": asdict(Plan(SOURCE, 1, 1e-3)), "folder": str(tmp_path)}
+    tried = []
+    for died in (True, False, False, False, True, True):
+        trial = study.ask()
+        for name, value in plan.items():
+            trial.set_user_attr(name, value)
+        studies._fail_and_retry_running(study, died=died)
+        tried.append(trial.number)
+        assert study.trials[trial.number].state == optuna.trial.TrialState.FAIL
+    assert tried == [*range(6)]
+    assert not studies.requeue_interrupted(study)
+    [row] = studies.rows(study)
+    assert (row.number, row.state, row.reason) == (5, "FAIL", "its process died 3 times")
+
+
+def test_a_trial_that_is_over_is_not_tried_again_whatever_comes_after_it(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Checkpoints) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Checkpoints, "remove", refuse)
+    study = opened(tmp_path)
+    studies.enqueue_first(study, SPACE)
+    with pytest.raises(PermissionError):
+        list(studies.run_study(study, SPACE, {SOURCE: RECIPE}, material, Limits(2, None), 1))
+    assert [row.state for row in studies.rows(study)] == ["COMPLETE"]
+    assert not studies.requeue_interrupted(study)
+
+
+def test_a_trial_that_the_end_of_the_time_finds_at_its_last_epoch_is_whole(
+    make_material: Callable[[], Material], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = Space({SOURCE: (1,)}, (), lr_min=1e-4, lr_max=1e-3)
+    study, material = opened(tmp_path), make_material()
+    studies.enqueue_first(study, space)
+    late: list[StepEnded] = []
+    monkeypatch.setattr(studies, "_is_late", lambda limits: bool(late))
+    ended = None
+    for event in studies.run_study(study, space, {SOURCE: RECIPE}, material, Limits(9, None), 1):
+        if isinstance(event, TrialEvent) and isinstance(event.event, StepEnded):
+            step = event.event
+            if (step.epoch, step.step) == (RECIPE.epochs, step.steps):
+                late.append(step)
+        if isinstance(event, TrialEnded):
+            ended = event
+    assert ended is not None
+    assert (ended.state, ended.reason) == ("COMPLETE", None)
+
+
+def test_a_worker_says_what_ended_it(
+    make_material: Callable[[], Material], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with lanes.open_lanes(make_material(), workers=2) as [lane, _]:
+        lane.start(RECIPE, tmp_path / "file" / "trial")
+        with pytest.raises(lanes.WorkerDiedError, match="exit code 1"):
+            lane.next()
+    assert "NotADirectoryError" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("prune", [True, False])

@@ -105,6 +105,29 @@ def test_what_one_process_could_not_deliver_the_next_one_does(tmp_path: Path) ->
     assert recorder.again[0]
 
 
+def test_a_disk_that_was_full_for_a_moment_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    outbox = Outbox(tmp_path, recorder, {})
+    write, full = module._write_state, [OSError(28, "No space left on device")] * 3
+
+    def write_if_there_is_room(path: Path, state: module.Delivered) -> None:
+        if full:
+            raise full.pop()
+        write(path, state)
+
+    monkeypatch.setattr(module, "_write_state", write_if_there_is_room)
+    for message in messages(5):
+        outbox.put(message)
+    assert outbox.flush(60)
+    outbox.close()
+    # What could not be noted as delivered was delivered again, and said to be so.
+    assert [m["key"] for m in recorder.got] == ["0", "0", "0", "0", "1", "2", "3", "4"]
+    assert recorder.again == [True, True, True, True, False, False, False, False]
+    assert module.delivered(tmp_path).count == 5
+
+
 def test_ids_that_the_server_gave_are_known_to_the_next_process(tmp_path: Path) -> None:
     deliver(tmp_path, Recorder(), messages(1))
     outbox = Outbox(tmp_path, Recorder(), {"parent": "new"})

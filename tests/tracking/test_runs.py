@@ -9,7 +9,8 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from requests import RequestException
 
 from sft_mlflow.errors import TrackingError
-from sft_mlflow.tracking import runs, versions
+from sft_mlflow.tracking import messages, runs, versions
+from sft_mlflow.tracking.outbox import Outbox
 
 from . import made_models
 
@@ -63,6 +64,39 @@ def test_a_server_that_goes_before_the_last_word_is_told_and_no_traceback(
     with pytest.raises(TrackingError, match="connection refused"):  # noqa: SIM117
         with runs.single(client, "s", "s", {}):
             monkeypatch.setattr(client, "set_terminated", gone)
+
+
+def test_what_one_invocation_began_to_take_over_the_next_one_takes_over_wholly(
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = runs.parent_run(client, "first", "command")
+    outbox = Outbox(
+        tmp_path, messages.Delivery(client, first.experiment_id), {messages.PARENT: first.run_id}
+    )
+    for number in range(3):
+        outbox.put(messages.created(f"trial {number}", f"{number}", {}, 0))
+    assert outbox.flush(60)
+    outbox.close()
+    children = [outbox.ids[f"trial {number}"] for number in range(3)]
+    second = runs.parent_run(client, "second", "command")
+    with monkeypatch.context() as patch:
+        moved = []
+
+        def end_if_running(*of: object) -> None:
+            # Ctrl-C after the first of them.
+            moved.append(of)
+            raise KeyboardInterrupt
+
+        patch.setattr(runs, "_end_if_running", end_if_running)
+        with pytest.raises(KeyboardInterrupt):
+            runs.adopt(client, tmp_path, second)
+        assert len(moved) == 1
+    third = runs.parent_run(client, "third", "command")
+    runs.adopt(client, tmp_path, third)
+    for child in map(client.get_run, children):
+        assert child.data.tags["mlflow.parentRunId"] == third.run_id
+        assert child.info.status == "FAILED"
+    assert client.get_run(first.run_id).data.tags["sft.continued_by"] == third.run_id
 
 
 def test_two_that_register_for_the_first_time_at_once_both_do(

@@ -17,7 +17,7 @@ from sft_mlflow.reuse import planner
 from sft_mlflow.reuse.chain import Road
 from sft_mlflow.reuse.planner import Choice
 from sft_mlflow.reuse.store import Store
-from sft_mlflow.sources.model_folder import read_config, read_weights
+from sft_mlflow.sources.model_folder import is_model_folder, read_config, read_weights
 from sft_mlflow.tasks.predictor import Predictor
 from sft_mlflow.training.checkpoints import NAME
 from sft_mlflow.training.events import FitEnded, RoadChosen, StoreFilled
@@ -62,6 +62,18 @@ def trial(material: Material, folder: Path, **options: object) -> tuple[Recipe, 
     ended = events[-1]
     assert isinstance(ended, FitEnded)
     return recipe, ended
+
+
+def test_what_a_killed_attempt_left_half_written_is_not_in_the_model(
+    material: Material, tmp_path: Path
+) -> None:
+    (tmp_path / MODEL).mkdir()
+    left = [tmp_path / f".{NAME}.1.partial", tmp_path / MODEL / ".model.safetensors.1.partial"]
+    for path in left:
+        path.write_bytes(b"half")
+    trial(material, tmp_path, depth=0)
+    assert not any(path.exists() for path in left)
+    assert is_model_folder(tmp_path / MODEL)
 
 
 @pytest.mark.parametrize("depth", [0, 9, 18])
