@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sft_mlflow.errors import OptionsError
+
 _PARTIAL = ".partial"
 
 
@@ -33,6 +35,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
         take_place(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def make_folder_of(path: Path, option: str) -> None:
+    """Have the folder of a file that an option names. Raises OptionsError if it can't be had."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionsError(f"{option} {path}: no folder for it ({error.strerror}).") from error
+    if not os.access(path.parent, os.W_OK):
+        raise OptionsError(f"{option} {path}: nothing may be written to its folder.")
 
 
 def take_place(new: Path, path: Path) -> None:

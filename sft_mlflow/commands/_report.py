@@ -9,6 +9,7 @@ from pathlib import Path
 from sft_mlflow.errors import OptionsError
 from sft_mlflow.home import home
 from sft_mlflow.options import ReportOptions
+from sft_mlflow.whole_file import make_folder_of
 
 
 def report(options: ReportOptions) -> Path:
@@ -28,6 +29,6 @@ def report(options: ReportOptions) -> Path:
         target /= source.name
     if target.exists() and target.suffix.lower() not in (".html", ".htm"):
         raise OptionsError(f"--output {target}: exists and is no HTML file. Choose another one.")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder_of(target, "--output")
     shutil.copy(source, target)
     return target

@@ -57,6 +57,9 @@ def tracked(
                 # is said of a parent is said of that one.
                 {messages.PARENT: parent.run_id, parent.run_id: parent.run_id},
             )
+            # Their process was killed, and what goes on of them has runs of its own.
+            for key in messages.left_open(outbox.inherited):
+                outbox.put(messages.ended(key, "FAILED", now()))
         except BaseException as error:
             runs.end_after(client, parent.run_id, error)
             raise

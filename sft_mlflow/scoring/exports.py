@@ -14,6 +14,7 @@ from sft_mlflow.scoring.inputs import Inputs
 from sft_mlflow.scoring.score import read_scores
 from sft_mlflow.tasks.base import Task
 from sft_mlflow.tasks.exports import MADE_BY, MARK, Export, Row, path_of
+from sft_mlflow.whole_file import make_folder_of
 
 FOLDERS = ("masks",)
 
@@ -32,8 +33,8 @@ def targets(
 ) -> list[Target]:
     """What is asked for beside the output, by the names of options with paths, "" for nothing.
 
-    An earlier export is replaced, since it can be made again; another file only with `overwrite`,
-    and another folder never.
+    An earlier export is replaced, since it can be made again; another file, and a folder in which
+    something is newer, only with `overwrite`; another folder never.
     Raises OptionsError that names every path which cannot be written to, every form that scores of
     the task do not have, and two images whose files would be the same.
     """
@@ -58,6 +59,8 @@ def targets(
         found.append(Target(path, name in FOLDERS, export))
     if problems:
         raise OptionsError("\n".join(problems))
+    for target in found:
+        make_folder_of(target.path, "output:")
     return found
 
 
@@ -91,15 +94,31 @@ def _root(rows: Iterable[Row], preferred: Sequence[Path]) -> Path:
 def _in_the_way(name: str, path: Path, overwrite: bool) -> str | None:
     """Why nothing can be written there."""
     if name in FOLDERS:
-        if path.is_dir():
-            empty = not any(path.iterdir())
-            return None if empty or (path / MARK).is_file() else "is a folder with other things"
-        return "is a file" if path.exists() else None
+        return _in_the_way_of_folder(path, overwrite)
     if path.is_dir():
         return "is a folder"
     if path.exists() and not overwrite and not _is_export(path):
         return "exists, and is replaced only with --overwrite yes"
     return None
+
+
+def _in_the_way_of_folder(path: Path, overwrite: bool) -> str | None:
+    if not path.is_dir():
+        return "is a file" if path.exists() else None
+    if not any(path.iterdir()):
+        return None
+    if not (path / MARK).is_file():
+        return "is a folder with other things"
+    if not overwrite and (newer := _newer(path)) is not None:
+        return f"{newer} is newer than the export, and replaced only with --overwrite yes"
+    return None
+
+
+def _newer(folder: Path) -> Path | None:
+    """A file of an exported folder that somebody changed or added; its mark was written last."""
+    written = (folder / MARK).stat().st_mtime_ns
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return next((path for path in files if path.stat().st_mtime_ns > written), None)
 
 
 def _is_export(path: Path) -> bool:

@@ -30,7 +30,7 @@ from sft_mlflow.scoring.inputs import InputImage, Inputs, Survey, survey
 from sft_mlflow.sources.model_folder import ModelConfig
 from sft_mlflow.tasks.base import Answer
 from sft_mlflow.tasks.predictor import Predictor
-from sft_mlflow.whole_file import take_place
+from sft_mlflow.whole_file import make_folder_of, take_place
 
 FORMAT = 2
 # What a crash costs at most, and what a row group of the output is of. A multiple of what passes
@@ -98,7 +98,8 @@ def score(
         yield ScoreStarted(found.images, found.images, found.labelled, found.digest)
         yield ScoreEnded(output, found.images, errors, 0, 0.0, 0.0, already_there=True)
         return
-    partial.mkdir(parents=True, exist_ok=True)
+    make_folder_of(output, "output:")
+    partial.mkdir(exist_ok=True)
     lock = FileLock(partial / _LOCK)
     try:
         lock.acquire(timeout=0)

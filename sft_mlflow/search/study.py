@@ -35,7 +35,7 @@ STARTUP_TRIALS = 5
 PRUNE_BELOW_PERCENTILE = 75.0
 # After the first epoch the learning rate has hardly risen, and who is behind says nothing yet.
 PRUNE_FROM_EPOCH = 2
-# A trial whose process dies so often (out of memory) is given up.
+# A trial whose process dies so often, and it gets no further (out of memory), is given up.
 DEATHS = 3
 MOST_TRIALS = 10_000
 # Folder of the trials' folders, below the study's.
@@ -45,6 +45,7 @@ _FINGERPRINT = "fingerprint"
 _FOLDER = "folder"
 _ATTEMPT = "attempt"
 _DEATHS = "deaths"
+_EPOCHS = "epochs"
 _PLAN = "plan"
 _RETRIED = "retried"
 _REASON = "reason"
@@ -172,7 +173,9 @@ def is_known(name: str, storage: BaseStorage) -> bool:
 
 def enqueue_first(study: optuna.Study, space: Space) -> None:
     """Queue the trials that the space begins with, as far as the study does not have them."""
-    for params, attributes in space.first()[len(study.get_trials(deepcopy=False)) :]:
+    with _asking():
+        queued = len(study.get_trials(deepcopy=False))
+    for params, attributes in space.first()[queued:]:
         # Each is a question of its own: there may be thousands.
         with _asking():
             study.enqueue_trial(params, user_attrs=attributes)
@@ -271,10 +274,10 @@ def rows(study: optuna.Study) -> tuple[Row, ...]:
     )
 
 
+@_asking()
 def importance(study: optuna.Study) -> dict[str, float]:
     """Share of each dimension in the spread of the objective; empty where that cannot be told."""
-    with _asking():
-        trials = study.get_trials(states=(State.COMPLETE,), deepcopy=False)
+    trials = study.get_trials(states=(State.COMPLETE,), deepcopy=False)
     searched = [t for t in trials if t.params]
     names = sorted(set.intersection(*(set(t.params) for t in searched))) if searched else []
     varied = [n for n in names if len({t.params[n] for t in searched}) > 1]
@@ -364,7 +367,7 @@ def _end(at: _Running, state: State, value: float | None, reason: str | None) ->
 
 
 def _lost(at: _Running, reason: str) -> TrialEnded:
-    at.retry = _deaths(at.trial) + 1 < DEATHS
+    at.retry = _deaths(at.trial.user_attrs, len(at.values)) + 1 < DEATHS
     if at.retry:
         reason = f"{reason}; it goes on from its checkpoint as another trial"
     return _end(at, State.FAIL, None, reason)
@@ -397,25 +400,28 @@ def _fail_and_retry(study: optuna.Study, trial: optuna.trial.FrozenTrial, *, die
     died: whether its process did, which it may do so often and no more.
     """
     queued = {t.user_attrs.get(_RETRIED) for t in study.get_trials(deepcopy=False)}
-    deaths = _deaths(trial) + died
+    epochs = len(trial.intermediate_values)
+    deaths = _deaths(trial.user_attrs, epochs) + died
     if trial.number not in queued and deaths < DEATHS:
         kept = {k: v for k, v in trial.user_attrs.items() if k in (PROBE, _FOLDER)}
-        kept |= {_ATTEMPT: trial.user_attrs.get(_ATTEMPT, 1) + 1, _DEATHS: deaths}
+        attempt = trial.user_attrs.get(_ATTEMPT, 1) + 1
+        kept |= {_ATTEMPT: attempt, _DEATHS: deaths, _EPOCHS: epochs}
         # A trial that was killed before it asked for its parameters has those it was queued with.
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         study.enqueue_trial(params, user_attrs={**kept, _RETRIED: trial.number})
     study.tell(trial.number, state=State.FAIL)
 
 
-def _deaths(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
-    """How often the process of its earlier attempts died."""
-    deaths: int = trial.user_attrs.get(_DEATHS, 0)
-    return deaths
+def _deaths(attributes: Mapping[str, Any], epochs: int) -> int:
+    """How often its process died since the trial last got on. epochs: that this attempt has."""
+    deaths: int = attributes.get(_DEATHS, 0)
+    return deaths if epochs <= attributes.get(_EPOCHS, 0) else 0
 
 
 def _reason(trial: optuna.trial.FrozenTrial) -> str | None:
     """Why it ended, where nobody was left to say so."""
-    return f"its process died {DEATHS} times" if trial.state == State.FAIL else None
+    died = f"its process died {DEATHS} times at the same place"
+    return died if trial.state == State.FAIL else None
 
 
 def _name(state: State) -> TrialState:

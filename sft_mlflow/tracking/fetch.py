@@ -28,7 +28,8 @@ _MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
 _LOGGED = re.compile(rf"models:/+({_MODEL_ID.pattern})/?")
 _VERSION = re.compile(r"models:/+([^/@]+)/(\d+)/?")
 _ALIAS = re.compile(r"models:/+([^/@]+)@([^/@]+)/?")
-_BARE = re.compile(r"models:/+([^/@]+)(?:/latest)?/?")
+_BARE = re.compile(r"models:/+([^/@]+)/?")
+_LATEST = re.compile(r"models:/+([^/@]+)/latest/?")
 _RUN = re.compile(r"runs:/+([^/]+)(?:/(.+?))?/?")
 
 
@@ -77,6 +78,7 @@ def resolve(client: MlflowClient, uri: str) -> ModelReference:
     """What the server knows of the model behind one of these; nothing is downloaded.
 
     - `models:/NAME@ALIAS`, `models:/NAME/VERSION`: a registered version;
+    - `models:/NAME/latest`: its newest version;
     - `NAME`, `models:/NAME`: its champion; where there is none, its challenger; else its newest;
     - `models:/m-ID`: a LoggedModel;
     - `runs:/RUN[/NAME]`: the model that the run logged, under that name if it logged several; of a
@@ -91,13 +93,15 @@ def resolve(client: MlflowClient, uri: str) -> ModelReference:
         return reference_of(client, _version(client, match[1], match[2]))
     if match := _ALIAS.fullmatch(uri):
         return reference_of(client, _aliased(client, match[1], match[2]))
+    if match := _LATEST.fullmatch(uri):
+        return reference_of(client, _newest(client, match[1]))
     if match := _RUN.fullmatch(uri):
         return _of_logged_model(_model_of_run(client, match[1], match[2]))
     if (match := _BARE.fullmatch(uri)) or not {"/", "@"} & set(uri):
         return reference_of(client, _preferred(client, match[1] if match else uri))
     raise OptionsError(
         f"model: {uri!r} is not understood. Give models:/NAME@ALIAS, models:/NAME/VERSION, "
-        "models:/m-ID, runs:/RUN, or the name of a registered model."
+        "models:/NAME/latest, models:/m-ID, runs:/RUN, or the name of a registered model."
     )
 
 
@@ -245,6 +249,11 @@ def _preferred(client: MlflowClient, name: str) -> ModelVersion:
     for alias in (CHAMPION, CHALLENGER):
         if alias in aliases:
             return client.get_model_version(name, str(aliases[alias]))
+    return _newest(client, name)
+
+
+def _newest(client: MlflowClient, name: str) -> ModelVersion:
+    registered_model(client, name)
     versions = list(client.search_model_versions(f"name='{name}'"))
     if not versions:
         raise TrackingError(f"model: {name!r} has no version yet. `finetune` registers one.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,12 @@ def registered(
 def ended(key: str, status: str, at: int) -> Message:
     """A run is over."""
     return {"kind": "ended", "key": key, "status": status, "time": at}
+
+
+def left_open(queue: Sequence[Message]) -> list[str]:
+    """Keys of the runs that will be made of these messages and not be ended by one."""
+    over = {message["key"] for message in queue if message["kind"] == "ended"}
+    return [m["key"] for m in queue if m["kind"] == "run" and m["key"] not in over]
 
 
 def model_id_key(key: str) -> str:

@@ -95,6 +95,8 @@ class Outbox:
         self._state.ids.update(ids)
         _write_state(self._state_path, self._state)
         self._queue = _read_messages(self._messages)[self._state.count :]
+        # What an earlier process could not deliver.
+        self.inherited = tuple(self._queue)
         self._changed = threading.Condition()
         self._closing = False
         self._file = self._messages.open("a")

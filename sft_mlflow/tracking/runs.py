@@ -142,11 +142,11 @@ def adopt(client: MlflowClient, folder: Path, parent: ParentRun) -> None:
         # under a parent whose invocation ended in the middle of this. What a user has deleted is
         # not among them.
         query = f"tags.`{KEY}` LIKE '{ids[outbox.OUTBOX]}/%'"
-        experiment = client.get_run(earlier).info.experiment_id
-        for child in _all_runs(client, experiment, query):
+        before = client.get_run(earlier).info
+        # The user may have named another one since.
+        for child in _all_runs(client, {before.experiment_id, parent.experiment_id}, query):
             client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, parent.run_id)
             _end_if_running(client, child.info.run_id, "FAILED")
-        before = client.get_run(earlier).info
         if before.lifecycle_stage == "active":
             client.set_tag(earlier, MLFLOW_RUN_NAME, f"{before.run_name} (earlier part)")
             client.set_tag(earlier, "sft.continued_by", parent.run_id)
@@ -158,12 +158,12 @@ def adopt(client: MlflowClient, folder: Path, parent: ParentRun) -> None:
         ) from error
 
 
-def _all_runs(client: MlflowClient, experiment_id: str, query: str) -> list[Any]:
+def _all_runs(client: MlflowClient, experiments: set[str], query: str) -> list[Any]:
     """Every run that the query finds; the server gives them page by page."""
     found: list[Any] = []
     token = None
     while True:
-        page = client.search_runs([experiment_id], query, page_token=token)
+        page = client.search_runs([*experiments], query, page_token=token)
         found += page
         token = page.token
         if not token:

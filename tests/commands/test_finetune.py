@@ -267,6 +267,13 @@ def test_the_check_writes_its_findings_as_json(
     said = finished_study.run.here("check", *words)
     assert "72 files, 3 classes" in said
     assert json.loads(output.read_text())["files"] == 72
+    # An earlier one is replaced, other files are not.
+    finished_study.run.here("check", *words)
+    output.write_text("path,label\n")
+    assert "is no earlier check" in finished_study.run.refused("check", *words)
+    assert output.read_text() == "path,label\n"
+    below = ("--data", str(finished_study.data), "--output", str(output / "below.json"))
+    assert "no folder for it" in finished_study.run.refused("check", *below)
 
 
 def test_a_dot_in_the_name_of_the_data_loses_no_model(

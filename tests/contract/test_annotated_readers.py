@@ -325,6 +325,29 @@ def test_a_wrong_line_of_yolo_is_told_and_the_others_are_read(tmp_path: Path) ->
     assert len(listing.entries[1].truth) == 1
 
 
+def test_text_in_another_encoding_is_refused_naming_the_file(tmp_path: Path) -> None:
+    uri = annotated.mask_folders(tmp_path)
+    (tmp_path / "classes.txt").write_text("Straße\nWiese\n", encoding="latin-1")
+    with pytest.raises(DataError, match=r"classes\.txt: is no UTF-8 text"):
+        read(uri, cache=tmp_path)
+
+
+def test_a_label_file_in_another_encoding_is_refused_naming_it(tmp_path: Path) -> None:
+    uri = annotated.yolo(tmp_path)
+    path = tmp_path / "labels" / "train" / "b.txt"
+    path.write_text(path.read_text(), encoding="utf-16")
+    with pytest.raises(DataError, match=r"b\.txt: is no UTF-8 text"):
+        read(uri, cache=tmp_path)
+
+
+def test_a_yaml_that_names_no_path_is_refused_naming_it(tmp_path: Path) -> None:
+    uri = annotated.yolo(tmp_path)
+    with (tmp_path / "data.yaml").open("a") as file:
+        file.write("val: 3\n")
+    with pytest.raises(DataError, match=r"data\.yaml: 3 is no path of images"):
+        read(uri, cache=tmp_path)
+
+
 def test_what_trainval_has_beside_val_trains(tmp_path: Path) -> None:
     uri = annotated.voc(tmp_path)
     lists = tmp_path / "ImageSets" / "Main"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from sft_mlflow.sources.source_model import Architecture, Preprocessing
 from sft_mlflow.tasks import TASKS
 from sft_mlflow.tasks.base import Answer, Frame, Task
 from sft_mlflow.tasks.detection.boxes import Boxes, objects_in
+from sft_mlflow.tasks.exports import MARK
 from sft_mlflow.tasks.segmentation.truth import true_mask
 from tests.contract.test_tasks import ANSWERS
 
@@ -227,6 +229,21 @@ def test_masks_are_palette_images_of_class_indices(scored: Scored, tmp_path: Pat
             assert len(colours) == len(np.unique(truth))
 
 
+def test_masks_that_somebody_corrected_are_replaced_only_when_told(
+    scored: Scored, tmp_path: Path
+) -> None:
+    if scored.task.name == "detection":
+        return
+    scored.export("masks", tmp_path / "masks")
+    corrected = tmp_path / "masks" / "left" / "2.png"
+    written_last = (tmp_path / "masks" / MARK).stat().st_mtime_ns
+    os.utime(corrected, ns=(written_last + 1, written_last + 1))
+    asked = {"masks": str(tmp_path / "masks")}
+    with pytest.raises(OptionsError, match=r"2\.png is newer .* --overwrite yes"):
+        targets(asked, scored.task, scored.inputs, scored.output, overwrite=False)
+    assert targets(asked, scored.task, scored.inputs, scored.output, overwrite=True)
+
+
 @pytest.mark.parametrize("name", ["coco", "masks"])
 def test_the_same_export_is_made_again_and_other_things_are_kept(
     name: str, scored: Scored, tmp_path: Path
@@ -236,7 +253,9 @@ def test_the_same_export_is_made_again_and_other_things_are_kept(
     path = tmp_path / "scores.json" if name == "coco" else tmp_path / "masks"
     scored.export(name, path)
     if name == "masks":
+        # Of an image that is gone.
         (path / "left" / "stale.png").write_bytes(b"")
+        os.utime(path / "left" / "stale.png", (0, 0))
     scored.export(name, path)
     assert not (path / "left" / "stale.png").exists()
     own = tmp_path / "own"

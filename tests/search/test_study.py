@@ -224,7 +224,22 @@ def test_a_trial_whose_process_dies_three_times_is_given_up_and_ctrl_c_is_no_dea
     assert tried == [*range(6)]
     assert not studies.requeue_interrupted(study)
     [row] = studies.rows(study)
-    assert (row.number, row.state, row.reason) == (5, "FAIL", "its process died 3 times")
+    assert (row.number, row.state, row.reason) == (
+        5,
+        "FAIL",
+        "its process died 3 times at the same place",
+    )
+
+
+def test_a_trial_that_gets_on_between_deaths_is_not_given_up(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    for attempt in range(1, 8):
+        trial = study.ask()
+        assert trial.user_attrs.get("attempt", 1) == attempt
+        for epoch in range(attempt):
+            trial.report(0.5, epoch)
+        studies._fail_and_retry_running(study, died=True)
+    assert studies.requeue_interrupted(study) == [trial.number]
 
 
 def test_a_trial_that_is_over_is_not_tried_again_whatever_comes_after_it(

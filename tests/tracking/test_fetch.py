@@ -80,6 +80,8 @@ def test_a_name_without_a_champion_means_the_challenger_and_else_the_newest(
     assert resolve(client, "colours").version == "2"
     client.set_registered_model_alias("colours", "challenger", "1")
     assert resolve(client, "colours").version == "1"
+    # As MLflow reads it, whatever the aliases are.
+    assert resolve(client, "models:/colours/latest").version == "2"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from requests import RequestException
 
+from sft_mlflow.commands import opening
 from sft_mlflow.errors import TrackingError
 from sft_mlflow.tracking import messages, runs, versions
 from sft_mlflow.tracking.outbox import Outbox
@@ -97,6 +98,23 @@ def test_what_one_invocation_began_to_take_over_the_next_one_takes_over_wholly(
         assert child.data.tags["mlflow.parentRunId"] == third.run_id
         assert child.info.status == "FAILED"
     assert client.get_run(first.run_id).data.tags["sft.continued_by"] == third.run_id
+
+
+def test_a_run_that_a_killed_process_could_not_announce_is_ended_once_it_is_made(
+    client: MlflowClient, tmp_path: Path
+) -> None:
+    def away(*of: object) -> dict[str, str]:
+        raise ConnectionError
+
+    outbox = Outbox(tmp_path, away, {})
+    outbox.put(messages.created("trial 0", "0", {}, 0))
+    outbox.close()
+    with opening.tracked(client, tmp_path, "study", "command") as (outbox, parent):
+        outbox.put(messages.created("trial 1", "1", {}, 0))
+        assert outbox.flush(60)
+        made = [client.get_run(outbox.ids[f"trial {number}"]) for number in (0, 1)]
+        assert [run.info.status for run in made] == ["FAILED", "RUNNING"]
+    assert client.get_run(parent.run_id).info.status == "FINISHED"
 
 
 def test_two_that_register_for_the_first_time_at_once_both_do(

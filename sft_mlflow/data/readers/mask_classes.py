@@ -11,6 +11,7 @@ import numpy as np
 from sft_mlflow.data.images import BrokenImageError, read_bytes
 from sft_mlflow.data.masks import levels
 from sft_mlflow.data.ordered import THREADS, ordered_map
+from sft_mlflow.data.text import lines_of
 from sft_mlflow.data.truth import MaskValues
 from sft_mlflow.errors import DataError
 
@@ -49,7 +50,7 @@ def values_of(
         return _without(_colours(colours), ignored)
     no_class = ignored | {_UNLABELLED}
     if listed := next((root / n for n in _NAME_LISTS if (root / n).is_file()), None):
-        named = listed.read_text(encoding="utf-8-sig").splitlines()
+        named = lines_of(listed)
         return _without({str(i): name.strip() for i, name in enumerate(named)}, no_class)
     occurring = _occurring(root, masks)
     if occurring == {0, int(_UNLABELLED)} and not ignored:
@@ -76,9 +77,8 @@ def _without(classes: Mapping[str, str], ignored: frozenset[str]) -> MaskValues:
 
 
 def _colours(path: Path) -> dict[str, str]:
-    text = path.read_text(encoding="utf-8-sig")
     found: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines_of(path), 1):
         if not line.strip() or line.startswith("#"):
             continue
         if path.suffix == ".csv":

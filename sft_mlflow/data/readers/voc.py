@@ -11,6 +11,7 @@ from sft_mlflow.data.folders import IMAGE_SUFFIXES, images_in
 from sft_mlflow.data.manifest import Split
 from sft_mlflow.data.readers import mask_classes
 from sft_mlflow.data.readers.listing import SPLIT_WORDS, Entry, Listing
+from sft_mlflow.data.text import lines_of
 from sft_mlflow.data.truth import Box, Mask, TaskName
 from sft_mlflow.errors import DataError
 
@@ -166,7 +167,7 @@ def _sides(folder: Path) -> dict[str, Split]:
         names.append("trainval")
     for name in names:
         side = SPLIT_WORDS.get(name, "train")
-        for line in (folder / f"{name}.txt").read_text().splitlines():
+        for line in lines_of(folder / f"{name}.txt"):
             stem = line.split()[0] if line.split() else ""
             if name == "trainval" and found.get(stem) == "valid":
                 continue

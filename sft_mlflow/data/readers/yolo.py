@@ -12,6 +12,7 @@ import yaml
 from sft_mlflow.data.findings import Finding, fault
 from sft_mlflow.data.folders import images_below
 from sft_mlflow.data.readers.listing import SPLIT_WORDS, Entry, Listing
+from sft_mlflow.data.text import lines_of
 from sft_mlflow.data.truth import Box, TaskName
 from sft_mlflow.errors import DataError
 
@@ -84,16 +85,17 @@ def _names(path: Path, given: Any) -> dict[int, str]:
 def _images(path: Path, root: Path, given: Any) -> Iterator[Path]:
     """The images of one side: of a folder, a list of files, or several of these."""
     for text in given if isinstance(given, list) else [given] if given else []:
+        if not isinstance(text, str):
+            raise DataError(f"{path}: {text!r} is no path of images.")
         # Exports write `../train/images` whatever the YAML's own folder is called.
-        tried = [root / text, root / str(text).removeprefix("../"), path.parent / text]
+        tried = [root / text, root / text.removeprefix("../"), path.parent / text]
         found = next((place for place in tried if place.exists()), None)
         if found is None:
-            near = difflib.get_close_matches(str(text), [p.name for p in root.iterdir()], n=1)
+            near = difflib.get_close_matches(text, [p.name for p in root.iterdir()], n=1)
             hint = f"; there is {near[0]!r}" if near else ""
             raise DataError(f"{path}: {text!r} is not there{hint}.")
         if found.is_file():
-            lines = found.read_text(encoding="utf-8").splitlines()
-            yield from (found.parent / line.strip() for line in lines if line.strip())
+            yield from (found.parent / line.strip() for line in lines_of(found) if line.strip())
         else:
             yield from sorted(images_below(found))
 
@@ -110,7 +112,7 @@ def _labels_of(image: Path) -> Path:
 def _boxes(path: Path, names: Mapping[int, str], findings: list[Finding]) -> Iterator[Box]:
     if not path.is_file():
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines_of(path), 1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
