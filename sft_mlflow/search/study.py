@@ -397,15 +397,16 @@ def _fail_and_retry(study: optuna.Study, trial: optuna.trial.FrozenTrial, *, die
     """Fail a trial that was interrupted, and queue it again to go on from its checkpoint.
 
     Queued first: dying in between costs no trial, and what is queued already is not queued twice.
-    died: whether its process did, which it may do so often and no more.
+    died: whether its process did; a trial whose process does so too often is not queued.
     """
     queued = {t.user_attrs.get(_RETRIED) for t in study.get_trials(deepcopy=False)}
     epochs = len(trial.intermediate_values)
     deaths = _deaths(trial.user_attrs, epochs) + died
+    furthest = max(epochs, trial.user_attrs.get(_EPOCHS, 0))
     if trial.number not in queued and deaths < DEATHS:
         kept = {k: v for k, v in trial.user_attrs.items() if k in (PROBE, _FOLDER)}
         attempt = trial.user_attrs.get(_ATTEMPT, 1) + 1
-        kept |= {_ATTEMPT: attempt, _DEATHS: deaths, _EPOCHS: epochs}
+        kept |= {_ATTEMPT: attempt, _DEATHS: deaths, _EPOCHS: furthest}
         # A trial that was killed before it asked for its parameters has those it was queued with.
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         study.enqueue_trial(params, user_attrs={**kept, _RETRIED: trial.number})
@@ -413,7 +414,7 @@ def _fail_and_retry(study: optuna.Study, trial: optuna.trial.FrozenTrial, *, die
 
 
 def _deaths(attributes: Mapping[str, Any], epochs: int) -> int:
-    """How often its process died since the trial last got on. epochs: that this attempt has."""
+    """How often its process died since it last got further. epochs: that this attempt has."""
     deaths: int = attributes.get(_DEATHS, 0)
     return deaths if epochs <= attributes.get(_EPOCHS, 0) else 0
 
