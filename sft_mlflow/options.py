@@ -198,8 +198,8 @@ class FinetuneOptions(Options):
     head_start: Literal["probe", "random"] = Field(
         "probe",
         description="Start of the head: a probe, fitted to what the frozen source gives, with "
-        "BatchNorm at the source's statistics; or random, with BatchNorm counting anew as in plain "
-        "fine-tuning.",
+        "BatchNorm at the source's statistics; or random, with BatchNorm of the stages that train "
+        "counting anew, as in plain fine-tuning.",
     )
     prune: bool = Field(
         True, description="End trials that are among the worst quarter at their epoch."
@@ -259,7 +259,7 @@ class FinetuneOptions(Options):
 
     @model_validator(mode="after")
     def _batches_have_statistics(self) -> Self:
-        if 1 in self.batch_size and self.head_start == "random":
+        if 1 in self.batch_size and self.head_start == "random" and self.depths != ("0",):
             raise ValueError(
                 "--batch-size 1 with --head-start random: BatchNorm counts anew there and needs "
                 "at least two images"
@@ -278,11 +278,7 @@ class FinetuneOptions(Options):
 class CheckOptions(Options):
     """Look at the data, without training."""
 
-    data: str = Field(
-        "digits",
-        min_length=1,
-        description="As for finetune; or boxes and masks (docs/data.md).",
-    )
+    data: str = Field("digits", min_length=1, description="As for finetune.")
     task: TaskWord = Field(
         "auto", description="What is to be learnt; auto: what the data are laid out for."
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import shutil
 from pathlib import Path
 
 from sft_mlflow.errors import OptionsError
 from sft_mlflow.home import home
 from sft_mlflow.options import ReportOptions
-from sft_mlflow.whole_file import make_folder_of
+from sft_mlflow.report.wording import SIGN
+from sft_mlflow.whole_file import make_folder_of, whole_file
 
 
 def report(options: ReportOptions) -> Path:
@@ -27,8 +27,10 @@ def report(options: ReportOptions) -> Path:
     target = Path(options.output)
     if target.is_dir():
         target /= source.name
-    if target.exists() and target.suffix.lower() not in (".html", ".htm"):
-        raise OptionsError(f"--output {target}: exists and is no HTML file. Choose another one.")
+    text = source.read_text(encoding="utf-8")
+    if target.exists() and SIGN not in target.read_text(encoding="utf-8", errors="replace"):
+        raise OptionsError(f"--output {target}: exists and is no report. Choose another one.")
     make_folder_of(target, "--output")
-    shutil.copy(source, target)
+    with whole_file(target) as beside:
+        beside.write_text(text, encoding="utf-8")
     return target

@@ -47,6 +47,7 @@ def render(report: StudyReport) -> str:
         matrix = _inline(confusion_figure(test.confusion), "Confusion matrix")
     return template.render(
         report=report,
+        sign=wording.SIGN,
         best=best,
         test=test,
         recipe=None if best is None else wording.recipe(best),

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from sft_mlflow.report.tables import StudyReport, TrialRow, best_probe
 from sft_mlflow.tasks.figures import Interval
 
+# By this a page is known as a report.
+SIGN = "Fine-tuning study ·"
 _SPOKEN = {
     "macro_f1": "macro F1",
     "ece": "ECE",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from sft_mlflow.errors import OptionsError
 from sft_mlflow.scoring.inputs import Inputs
 from sft_mlflow.scoring.score import read_scores
 from sft_mlflow.tasks.base import Task
-from sft_mlflow.tasks.exports import MADE_BY, MARK, Export, Row, path_of
+from sft_mlflow.tasks.exports import MARK, Export, Row, is_export, path_of
 from sft_mlflow.whole_file import make_folder_of
 
 FOLDERS = ("masks",)
@@ -33,8 +32,8 @@ def targets(
 ) -> list[Target]:
     """What is asked for beside the output, by the names of options with paths, "" for nothing.
 
-    An earlier export is replaced, since it can be made again; another file, and a folder in which
-    something is newer, only with `overwrite`; another folder never.
+    An earlier export is replaced, since it can be made again; one that somebody changed, and
+    another file, only with `overwrite`; another folder never.
     Raises OptionsError that names every path which cannot be written to, every form that scores of
     the task do not have, and two images whose files would be the same.
     """
@@ -97,7 +96,7 @@ def _in_the_way(name: str, path: Path, overwrite: bool) -> str | None:
         return _in_the_way_of_folder(path, overwrite)
     if path.is_dir():
         return "is a folder"
-    if path.exists() and not overwrite and not _is_export(path):
+    if path.exists() and not overwrite and not is_export(path):
         return "exists, and is replaced only with --overwrite yes"
     return None
 
@@ -119,15 +118,6 @@ def _newer(folder: Path) -> Path | None:
     written = (folder / MARK).stat().st_mtime_ns
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return next((path for path in files if path.stat().st_mtime_ns > written), None)
-
-
-def _is_export(path: Path) -> bool:
-    try:
-        with path.open(encoding="utf-8") as file:
-            first = json.loads(file.readline().rstrip().rstrip(",") + "}")
-    except (ValueError, OSError):
-        return False
-    return isinstance(first, dict) and MADE_BY.items() <= dict(first.get("info") or {}).items()
 
 
 def _of_one_name(inputs: Inputs) -> tuple[str, str] | None:

@@ -126,6 +126,11 @@ def stages(model: nn.Module, traced: Traced) -> tuple[Stage, ...]:
         )
     paths = [_path(node) for node in traced.nodes]
     ends = _ends(model, traced, paths, valid)
+    if not ends:
+        raise OptionsError(
+            f"--source: {type(model).__name__} cannot be divided into stages. Choose another "
+            f"network."
+        )
     # The value that the head reads closes the last stage, whatever stands between.
     last = traced.head - 1
     before_last = max(ends)

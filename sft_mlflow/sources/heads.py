@@ -10,8 +10,9 @@ from sft_mlflow.sources import cuts
 def replace_head(model: nn.Module, classes: int) -> str:
     """Put a new linear layer for that many classes at the end; its module path comes back.
 
-    A head that is a convolution over a map (SqueezeNet) becomes pooling and a linear layer, so
-    that the head of every network is a linear function of one feature vector.
+    A head that is a convolution, over a map (SqueezeNet) or what was pooled from one (BiT),
+    becomes pooling and a linear layer, so that the head of every network is a linear function of
+    one feature vector.
     """
     path = cuts.head_of(model)
     parent_path, _, name = path.rpartition(".")
@@ -20,10 +21,11 @@ def replace_head(model: nn.Module, classes: int) -> str:
     if isinstance(old, nn.Linear):
         setattr(parent, name, nn.Linear(old.in_features, classes))
         return path
-    if not isinstance(parent, nn.Sequential):
-        raise TypeError(f"the head {path} is a convolution outside of a sequence")
-    before = list(parent.children())[: [key for key, _ in parent.named_children()].index(name)]
     pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(old.in_channels, classes)]
+    if not isinstance(parent, nn.Sequential):
+        setattr(parent, name, nn.Sequential(*pooled))
+        return f"{path}.{len(pooled) - 1}"
+    before = list(parent.children())[: [key for key, _ in parent.named_children()].index(name)]
     sequence = nn.Sequential(*before, *pooled)
     owner, _, attribute = parent_path.rpartition(".")
     setattr(model.get_submodule(owner), attribute, sequence)

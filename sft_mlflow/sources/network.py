@@ -201,9 +201,14 @@ def classifier_from(source: SourceModel) -> nn.Module:
 
 
 def _resize_head(model: nn.Module, classes: int) -> None:
-    head = model.get_submodule(cuts.head_of(model))
-    width = head.out_features if isinstance(head, nn.Linear) else head.out_channels
-    if width != classes:
+    """Give the head of its own kind another width, for weights that have it."""
+    path = cuts.head_of(model)
+    head = model.get_submodule(path)
+    if isinstance(head, nn.Conv2d):
+        if head.out_channels != classes:
+            # Of one pixel each, as every head that is one.
+            model.set_submodule(path, nn.Conv2d(head.in_channels, classes, 1))
+    elif head.out_features != classes:
         heads.replace_head(model, classes)
 
 

@@ -48,7 +48,8 @@ def load(uri: str) -> SourceModel:
             mean=tuple(settings["mean"]),
             std=tuple(settings["std"]),
         ),
-        classes=tuple(map(str, range(model.pretrained_cfg["num_classes"]))),
+        # One that is published without a head was given one for one class.
+        classes=tuple(map(str, range(max(1, model.pretrained_cfg["num_classes"])))),
         state_dict=state_dict,
         weights_sha256=weights.digest(state_dict),
     )

@@ -56,7 +56,7 @@ def load(uri: str) -> SourceModel:
             state_dict = architectures.build(architecture).state_dict()
         classes: tuple[str, ...] = ()
     else:
-        state_dict = _for_this_network(_fetch(chosen))
+        state_dict = for_this_network(_fetch(chosen))
         classes = tuple(chosen.meta["categories"])
     preset = chosen.transforms()
     preprocessing = Preprocessing(
@@ -80,7 +80,7 @@ def names() -> list[str]:
     return [*architectures.names("torchvision"), *whole_models.names()]
 
 
-def _for_this_network(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+def for_this_network(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as torchvision's own loading functions would name and shape them."""
     # DenseNet's files are older than the rule that no name of a module may hold a dot.
     renamed = {_DENSE_LAYER.sub(r"\1\2", name): t for name, t in state_dict.items()}

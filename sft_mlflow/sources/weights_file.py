@@ -30,6 +30,8 @@ from sft_mlflow.sources.source_model import (
 def load(uri: str) -> SourceModel:
     """Weights in a local file, with the architecture named in `?arch=`; or a model folder."""
     parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise OptionsError(f"--source {uri!r}: write three slashes, as in file:///weights.pth.")
     path = Path(unquote(parts.path))
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     if model_folder.is_model_folder(path):
@@ -50,6 +52,8 @@ def load(uri: str) -> SourceModel:
             )
         source = whole_models.source(uri, architecture, state_dict)
     else:
+        if architecture.library == "torchvision":
+            state_dict = torchvision_models.for_this_network(state_dict)
         source = SourceModel(
             uri=uri,
             architecture=architecture,

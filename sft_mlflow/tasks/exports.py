@@ -5,6 +5,7 @@ Both are made of the finished rows, so they can be had at any time, and say the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,10 @@ CLASSES = "classes.txt"
 # By which an export is known again, so that the same call may replace it.
 MARK = "_scores.json"
 MADE_BY = {"contributor": "sft_mlflow score"}
+# The last line of a JSON, of what stands before it.
+_DIGEST = '"digest": "{}"}}\n'
+_DIGEST_BYTES = len(_DIGEST.format("0" * 64))
+_PIECE_BYTES = 2**20
 
 
 class Rows(Protocol):
@@ -104,7 +109,35 @@ def coco(
         )
         for _ in _listed(file, annotations):
             pass
-        file.write("]}\n")
+        file.write("],\n")
+        file.flush()
+        # What anybody changes makes it another file.
+        file.write(_DIGEST.format(_digest(beside, beside.stat().st_size)))
+
+
+def is_export(path: Path) -> bool:
+    """Whether a JSON file is as `coco` wrote it."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = json.loads(file.readline().rstrip().rstrip(",") + "}")
+        body = path.stat().st_size - _DIGEST_BYTES
+        with path.open("rb") as file:
+            file.seek(max(0, body))
+            last = file.read().decode()
+    except (ValueError, OSError):
+        return False
+    ours = isinstance(first, dict) and MADE_BY.items() <= dict(first.get("info") or {}).items()
+    return ours and last == _DIGEST.format(_digest(path, body))
+
+
+def _digest(path: Path, size: int) -> str:
+    """Of the first bytes of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while size > 0 and (piece := file.read(min(size, _PIECE_BYTES))):
+            found.update(piece)
+            size -= len(piece)
+    return found.hexdigest()
 
 
 def masks(

@@ -184,7 +184,11 @@ def test_the_same_study_again_has_nothing_left_to_do_and_says_so(
     assert finished_study.run.here(*words, str(folder)).strip() == str(folder / "report.html")
     (folder / "mine.txt").write_text("mine")
     said = finished_study.run.refused(*words, str(folder / "mine.txt"))
-    assert "is no HTML file" in said
+    assert "is no report" in said
+    # The study's own is left where it is, and an earlier copy replaced.
+    own = finished_study.run.home / "studies" / "fields" / "report.html"
+    for same in (own, folder / "report.html"):
+        assert finished_study.run.here(*words, str(same)).strip() == str(same)
     assert (folder / "mine.txt").read_text() == "mine"
     assert "Study fields" in (finished_study.run.folder / "again.html").read_text()
 

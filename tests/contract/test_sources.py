@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ import torch
 import torchvision
 from huggingface_hub import constants
 from safetensors.torch import save_file
+from torch import nn
 
 from sft_mlflow.errors import DataError, OptionsError
 from sft_mlflow.sources import model_folder, weights
 from sft_mlflow.sources.model_folder import Calibration, ModelConfig
-from sft_mlflow.sources.network import bare_network, network_from, normalise
+from sft_mlflow.sources.network import bare_network, classifier_from, network_from, normalise
 from sft_mlflow.sources.source_model import Architecture, Preprocessing, SourceModel
 from sft_mlflow.sources.uri import is_tracked, resolve
 
@@ -278,6 +280,10 @@ def test_torchvisions_old_names_of_densenet_are_read(
     fill_torch_home(tmp_path, "densenet121", old)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert network_from(resolve("torchvision://densenet121"), 2).full_depth == 5
+    # The same file by its path.
+    (published,) = (tmp_path / "hub" / "checkpoints").iterdir()
+    by_path = resolve(f"{published.as_uri()}?arch=densenet121")
+    assert network_from(by_path, 2).full_depth == 5
 
 
 @pytest.mark.parametrize("name", ["mnasnet0_5", "squeezenet1_1", "googlenet"])
@@ -314,6 +320,50 @@ def test_vit_weights_of_another_image_size_fit_the_network(
     assert source.preprocessing.size == 224
     assert source.state_dict["encoder.pos_embedding"].shape == (1, 14 * 14 + 1, 768)
     assert network_from(source, 2).full_depth == 13
+
+
+@pytest.mark.parametrize("name", ["convnextv2_atto.fcmae", "vit_small_patch16_224.dino"])
+def test_weights_published_without_a_head_fit_their_network(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of the default weights of the same architecture there is a head, of these there is none.
+    monkeypatch.setattr(timm, "create_model", partial(_without_weights, timm.create_model))
+    network = network_from(resolve(f"timm://{name}"), 4)
+    assert network.head.out_features == 4
+
+
+def _without_weights(create: Callable[..., nn.Module], name: str, pretrained: bool) -> nn.Module:
+    return create(name, pretrained=False)
+
+
+@pytest.mark.parametrize("name", ["resnetv2_50", "dpn68"])
+def test_a_head_that_is_a_convolution_becomes_linear(name: str) -> None:
+    # Of as many classes as ImageNet-21k has, say.
+    state_dict = timm.create_model(name, num_classes=7).state_dict()
+    source = SourceModel(
+        uri=f"timm://{name}",
+        architecture=Architecture("timm", name),
+        preprocessing=Preprocessing(224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        classes=tuple("abcdefg"),
+        state_dict=state_dict,
+        weights_sha256="",
+    )
+    pretrained, network = classifier_from(source), network_from(source, 3)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert pretrained(images).shape == (2, 7)
+        assert network.model.eval()(images).shape == (2, 3)
+    assert isinstance(network.head, nn.Linear)
+
+
+def test_a_network_that_cannot_be_divided_is_refused() -> None:
+    with pytest.raises(OptionsError, match="cannot be divided into stages"):
+        bare_network(Architecture("timm", "pit_xs_224"), 2)
+
+
+def test_a_host_in_a_files_address_is_refused_with_how_to_write_it() -> None:
+    with pytest.raises(OptionsError, match="three slashes"):
+        resolve("file://weights.safetensors?arch=resnet18")
 
 
 def test_a_network_published_without_a_head_gets_one() -> None:

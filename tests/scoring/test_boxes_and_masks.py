@@ -244,6 +244,19 @@ def test_masks_that_somebody_corrected_are_replaced_only_when_told(
     assert targets(asked, scored.task, scored.inputs, scored.output, overwrite=True)
 
 
+def test_a_json_that_somebody_corrected_is_replaced_only_when_told(
+    scored: Scored, tmp_path: Path
+) -> None:
+    path = tmp_path / "scores.json"
+    scored.export("coco", path)
+    # By one character, in an editor.
+    path.write_text(path.read_text().replace('"image_id": 1,', '"image_id": 2,', 1))
+    asked = {"coco": str(path)}
+    with pytest.raises(OptionsError, match="replaced only with --overwrite yes"):
+        targets(asked, scored.task, scored.inputs, scored.output, overwrite=False)
+    assert targets(asked, scored.task, scored.inputs, scored.output, overwrite=True)
+
+
 @pytest.mark.parametrize("name", ["coco", "masks"])
 def test_the_same_export_is_made_again_and_other_things_are_kept(
     name: str, scored: Scored, tmp_path: Path
