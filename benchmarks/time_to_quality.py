@@ -51,8 +51,8 @@ def main() -> None:
         (options.work / f"{options.part}.json").write_text(json.dumps(seen))
         return
     lines = []
-    print("| seed | plain: best of its trials | hit after, s | ours: hit after, s | of plain |")
-    print("|---|---|---|---|---|")
+    print("| seed | plain: trials | their best | hit after, s | ours: hit after, s | of plain |")
+    print("|---|---|---|---|---|---|")
     for seed in options.seeds:
         work = options.work / str(seed)
         shutil.rmtree(work, ignore_errors=True)
@@ -63,9 +63,10 @@ def main() -> None:
         target = max(value for _, value in found["plain"])
         hits = {part: first(seen, target) for part, seen in found.items()}
         lines.append({"seed": seed, "target": target, **hits, "seen": found})
-        share = hits["ours"] / hits["plain"]
+        trials, share = len(found["plain"]) // EPOCHS, hits["ours"] / hits["plain"]
         print(
-            f"| {seed} | {target:.4f} | {hits['plain']:.0f} | {hits['ours']:.0f} | {share:.2f} |",
+            f"| {seed} | {trials} | {target:.4f} "
+            f"| {hits['plain']:.0f} | {hits['ours']:.0f} | {share:.2f} |",
             flush=True,
         )
         machine.write_report(options.output, MODULE, options.threads, {"lines": lines})
@@ -76,6 +77,7 @@ def run(part: str, work: Path, seed: int, options: argparse.Namespace) -> Seen:
     command = [sys.executable, "-m", MODULE, f"--images={options.images}", f"--work={work}"]
     command += [f"--seed={seed}", f"--trials={options.trials}", f"--augment={options.augment}"]
     command += [f"--part={part}", f"--size={options.size}", f"--output={options.output}"]
+    command += [f"--plain-minutes={options.plain_minutes}"]
     environment = os.environ | machine.threads(options.threads) | machine.product(work)
     with (work / f"{part}.txt").open("w") as printed:
         subprocess.run(command, env=environment, check=True, stdout=printed, stderr=printed)
@@ -196,7 +198,7 @@ def plain(options: argparse.Namespace) -> Seen:
     sampler = optuna.samplers.TPESampler(seed=options.seed)
     storage = f"sqlite:///{options.work / 'optuna.db'}"
     study = optuna.create_study(storage=storage, sampler=sampler, direction="maximize")
-    study.optimize(objective, n_trials=options.trials)
+    study.optimize(objective, options.trials, timeout=60 * options.plain_minutes)
     return seen
 
 
@@ -235,6 +237,12 @@ def parse() -> argparse.Namespace:
     add("--size", type=int, default=128, help="side in pixels in `plain`, as the product takes it")
     add("--augment", choices=("none", "light", "natural"), default="natural", help="in `plain`")
     add("--trials", type=int, default=20)
+    add(
+        "--plain-minutes",
+        type=float,
+        default=float("inf"),
+        help="`plain` begins no trial after them (default: no end)",
+    )
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--seed", type=int, default=0, help=argparse.SUPPRESS)
     add("--threads", type=int, default=os.cpu_count(), help="default: all cores")
