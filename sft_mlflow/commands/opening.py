@@ -46,7 +46,7 @@ def tracked(
 ) -> Iterator[tuple[Outbox, runs.ParentRun]]:
     """The parent run and the outbox, ended in the way that the block ends."""
     parent = runs.parent_run(client, name, command)
-    status = "FAILED"
+    status = "FINISHED"
     with guarded(client.tracking_uri, parent.experiment_id, parent.run_id):
         try:
             runs.adopt(client, folder, parent)
@@ -65,9 +65,8 @@ def tracked(
             raise
         try:
             yield outbox, parent
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
+        except BaseException as error:
+            status = runs.status_after(error)
             raise
         finally:
             try:

@@ -92,8 +92,12 @@ def end_after(client: MlflowClient, run_id: str, error: BaseException) -> None:
     """End a run whose work ended in that error."""
     # A server that is away has its error already; another one would hide it.
     with suppress(MlflowException, RequestException):
-        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        client.set_terminated(run_id, status)
+        client.set_terminated(run_id, status_after(error))
+
+
+def status_after(error: BaseException) -> str:
+    """The status of a run whose work ended in that error."""
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
 def log_scored_input(client: MlflowClient, run_id: str, uri: str, digest: str) -> None:
